@@ -1,0 +1,126 @@
+"""How every command prints: a result for a person, or the same result as JSON.
+
+A result goes to stdout, once, at the end; everything else (progress, warnings)
+goes to stderr, so that `casemate ... --json | jq` always works. Invariants: with
+--json stdout holds exactly one JSON document; progress is drawn only on a
+terminal; rich is imported only when something is drawn with it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Work that ends sooner than this shows no progress line.
+PROGRESS_AFTER_SECONDS = 2.0
+_FRAME_SECONDS = 0.25
+_FRAMES = "|/-\\"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    """Add `--json` to a command; it arrives as the parameter `as_json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as one JSON document."
+    )(function)
+
+
+def emit(
+    as_json: bool, data: dict[str, Any], render: Callable[[dict[str, Any]], None] | None = None
+) -> None:
+    """Print a result.
+
+    Args:
+        as_json: print `data` as one indented JSON document and nothing else.
+        data: the result; JSON types only.
+        render: prints `data` for a person; without one, "key  value" lines are printed.
+    """
+    if as_json:
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    elif render is not None:
+        render(data)
+    else:
+        fields(data)
+
+
+def fields(data: dict[str, Any]) -> None:
+    """Print a flat result as aligned "key  value" lines."""
+    width = max((len(key) for key in data), default=0)
+    for key, value in data.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        click.echo(f"{key.replace('_', ' '):<{width}}  {'-' if shown is None else shown}")
+
+
+def table(headings: list[str], rows: list[list[str]]) -> None:
+    """Print rows under headings; plain text, aligned, no colour, so that it can be grepped."""
+    widths = [
+        max(len(heading), *(len(row[column]) for row in rows)) if rows else len(heading)
+        for column, heading in enumerate(headings)
+    ]
+    for line in [[heading.upper() for heading in headings], *rows]:
+        padded = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)]
+        click.echo("  ".join(padded).rstrip())
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a rich console on stdout or stderr; imports rich on the first call."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr."""
+    click.echo(f"warning: {message}", err=True)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[str], None]]:
+    """Show a line on stderr while work of more than two seconds runs.
+
+    Yields a function that replaces the label ("verifying", then "copying").
+    Without a terminal nothing is written at all.
+    """
+    current = [label]
+
+    def relabel(text: str) -> None:
+        current[0] = text
+
+    if not sys.stderr.isatty():
+        yield relabel
+        return
+    done = threading.Event()
+    painter = threading.Thread(target=_paint, args=(current, done), daemon=True)
+    painter.start()
+    try:
+        yield relabel
+    finally:
+        done.set()
+        painter.join()
+
+
+def _paint(current: list[str], done: threading.Event) -> None:
+    """Redraw the progress line until `done`; leave an empty line behind."""
+    started = time.monotonic()
+    if done.wait(PROGRESS_AFTER_SECONDS):
+        return
+    frame = 0
+    while not done.wait(_FRAME_SECONDS):
+        seconds = time.monotonic() - started
+        line = f"\r\x1b[K{_FRAMES[frame % len(_FRAMES)]} {current[0]} ({seconds:.0f} s)"
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        frame += 1
+    sys.stderr.write("\r\x1b[K")
+    sys.stderr.flush()
