@@ -1,0 +1,1 @@
+"""Shared helpers of the tests: generated models and other fixtures in code."""
