@@ -1,0 +1,1 @@
+"""From a model file to a bundle that an appliance can serve."""

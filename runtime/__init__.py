@@ -1,0 +1,1 @@
+"""The appliance: gRPC front, policy, filters, engine, workers and store."""

@@ -1,0 +1,1 @@
+"""Developers' tools: not installed, not part of the product."""
