@@ -1,0 +1,1 @@
+"""Text rules: normalising, matching, redacting, and holding a stream back."""

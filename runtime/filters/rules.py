@@ -1,0 +1,225 @@
+"""Rules and their application to a whole text.
+
+A rule is a set of patterns and literals with an action. What a rule matches in a
+text is defined on the normalised form, independent of how the text arrives: from
+left to right, the longest match at the first position that has one, then on from
+its end. Rules do not see each other's matches.
+
+- block: the answer ends before the first unit of the match; an input is refused.
+- redact: the units of the match are replaced; overlapping matches become one.
+- flag: the match is noted.
+
+Invariant: `RuleSet.apply(text)` and a `StreamFilter` fed the same text in any
+pieces give the same text, the same verdicts and the same decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import re2
+
+from runtime.filters.automaton import Automaton, build
+from runtime.filters.normalize import Unit, normalize, units_of
+from runtime.filters.rewrite import MAX_REPEAT, RuleError, rewrite
+
+ACTIONS = ("block", "redact", "flag")
+DIRECTIONS = ("in", "out", "both")
+_MAX_PATTERNS = 1000
+_MAX_PATTERN_CHARS = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """One compiled rule of the policy."""
+
+    name: str
+    action: str
+    direction: str
+    roles: tuple[str, ...]
+    models: tuple[str, ...]
+    replacement: str
+    expression: Any
+    source: str
+    automaton: Automaton
+
+    @property
+    def verdict(self) -> str:
+        """How the audit log names a match of this rule."""
+        return f"{self.name}:{self.action}"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A match: a range of bytes of the normalised text, and the rule's index."""
+
+    start: int
+    index: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the rules made of a text.
+
+    Attributes:
+        text: what may be passed on. After a block: the part before the match.
+        verdicts: "name:action" of each rule that matched, in order, once each.
+    """
+
+    text: str
+    verdicts: tuple[str, ...]
+    blocked: bool
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.case_sensitive = False
+    options.longest_match = True
+    options.never_capture = True
+    options.log_errors = False
+    return options
+
+
+def compile_rule(
+    *,
+    name: str,
+    patterns: Sequence[str],
+    literals: Sequence[str],
+    action: str,
+    direction: str,
+    roles: tuple[str, ...],
+    models: tuple[str, ...],
+    replacement: str,
+    max_match_chars: int | None,
+) -> Rule:
+    """Compile one rule; raise RuleError when it cannot be enforced on a stream."""
+    if not patterns and not literals:
+        raise RuleError("needs patterns or literals")
+    if len(patterns) + len(literals) > _MAX_PATTERNS:
+        raise RuleError(f"more than {_MAX_PATTERNS} patterns and literals")
+    if max_match_chars is not None and not 1 <= max_match_chars <= MAX_REPEAT:
+        raise RuleError(f"max_match_chars must be 1 to {MAX_REPEAT}")
+    sources = [rewrite(_sized(pattern), max_match_chars) for pattern in patterns]
+    for literal in literals:
+        form = normalize(_sized(literal))
+        if not form.strip():
+            raise RuleError("a literal has no visible characters")
+        sources.append(re2.escape(form))
+    automaton = build(sources)
+    source = "|".join(f"(?:{text})" for text in sources)
+    try:
+        expression = re2.compile(source, _options())
+    except re2.error:
+        raise RuleError("RE2 refuses a pattern (see its syntax: no look-around, no \\1)") from None
+    return Rule(
+        name, action, direction, roles, models, replacement, expression, source, automaton
+    )
+
+
+def _sized(pattern: str) -> str:
+    if not pattern or len(pattern) > _MAX_PATTERN_CHARS or "\0" in pattern:
+        raise RuleError(f"patterns and literals are 1 to {_MAX_PATTERN_CHARS} characters")
+    return pattern
+
+
+class RuleSet:
+    """The rules that apply to one role, model and direction."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = tuple(rules)
+        self._screen = re2.Set.SearchSet(_options())
+        for rule in self.rules:
+            self._screen.Add(rule.source)
+        self._screen.Compile()
+        # For each ASCII character, the rules that could begin with it; and for all others.
+        self.starters: list[tuple[int, ...]] = [
+            tuple(
+                index
+                for index, rule in enumerate(self.rules)
+                if any(code in rule.automaton.sets[state] for state in rule.automaton.first)
+            )
+            for code in range(129)
+        ]
+
+    def matching(self, data: bytes) -> list[int]:
+        """Return the indexes of the rules that match somewhere in normalised bytes. One pass."""
+        return list(self._screen.Match(data) or ())
+
+    def spans(self, data: bytes) -> list[Span]:
+        """Return every match in the whole normalised text, by start and then rule."""
+        found: list[Span] = []
+        for index in self.matching(data):
+            found.extend(
+                Span(match.start(), index, match.end())
+                for match in self.rules[index].expression.finditer(data)
+            )
+        found.sort(key=lambda span: (span.start, span.index))
+        return found
+
+    def apply(self, text: str) -> Outcome:
+        """Filter a whole text. Linear time; texts without a match take the short way."""
+        spans = self.spans(normalize(text).encode())
+        if not spans:
+            return Outcome(text, (), blocked=False)
+        editor = Editor(self.rules)
+        editor.add(spans)
+        pieces = list(editor.edit(units_of(text)))
+        return Outcome("".join(pieces), tuple(editor.verdicts), editor.blocked)
+
+
+class Editor:
+    """Turns units and the matches that touch them into the text that may leave.
+
+    Invariant: a unit is given to `edit` only when every match that begins before
+    the unit's end has been given to `add`.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = rules
+        self._spans: list[Span] = []
+        self._next = 0
+        self._redacted_to = 0
+        self.verdicts: list[str] = []
+        self.blocked = False
+        self.kept = False
+
+    def add(self, spans: Sequence[Span]) -> None:
+        """Take matches in; they are ordered by start and rule."""
+        if spans:
+            pending = self._spans[self._next :]
+            self._spans = sorted([*pending, *spans], key=lambda s: (s.start, s.index))
+            self._next = 0
+
+    def edit(self, units: Sequence[Unit]) -> Iterator[str]:
+        """Yield what leaves for each unit; `kept` tells whether it was the unit itself."""
+        for unit in units:
+            if self.blocked:
+                return
+            piece = self._replacement(unit)
+            if self.blocked:
+                return
+            # A unit with no visible form is invisible text at the very beginning.
+            self.kept = unit.start >= self._redacted_to
+            yield piece + unit.text if self.kept else piece
+
+    def _replacement(self, unit: Unit) -> str:
+        """Take in the matches that begin before the unit's end; return the text they put here."""
+        put = ""
+        touching: list[Span] = []
+        while self._next < len(self._spans) and self._spans[self._next].start < unit.end:
+            touching.append(self._spans[self._next])
+            self._next += 1
+        if any(self._rules[span.index].action == "block" for span in touching):
+            self.blocked = True
+        for span in touching:
+            rule = self._rules[span.index]
+            if rule.verdict not in self.verdicts:
+                self.verdicts.append(rule.verdict)
+            if rule.action == "redact":
+                if unit.start >= self._redacted_to:
+                    put = put or rule.replacement
+                self._redacted_to = max(self._redacted_to, span.end)
+        return put

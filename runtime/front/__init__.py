@@ -1,0 +1,1 @@
+"""The gRPC front: one chain of stages for every call."""
