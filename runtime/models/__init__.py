@@ -1,0 +1,1 @@
+"""Which model versions are loaded, which one answers, and how that changes."""
