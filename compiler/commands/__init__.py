@@ -1,0 +1,1 @@
+"""Sub-commands of `casemate` that the compiler provides."""
