@@ -248,9 +248,10 @@ Event = Delta | Done | Failure
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Gauges and counters, consistent at the end of one step.
+    """Gauges and counters since the start.
 
-    `kv_tokens_used` counts what running requests hold and what is kept for reuse.
+    `kv_tokens_used` counts what running requests hold and what is kept for reuse;
+    `prefix_queries` and `prefix_hits` count tokens, as vLLM's metrics do.
     """
 
     running: int = 0
