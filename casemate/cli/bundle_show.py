@@ -1,0 +1,92 @@
+"""What `casemate bundle show` prints: a bundle's manifest, files and models.
+
+`describe` turns an open bundle into JSON types, `render` prints them for a person.
+The chat template is text of the model's author, not of a prompt, but may be long: its
+size is shown, and the text only in JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from casemate.cli.output import fields, table
+
+if TYPE_CHECKING:
+    from security.bundle.opening import VerifiedBundle
+
+
+def describe(bundle: VerifiedBundle) -> dict[str, Any]:
+    """Return all of a bundle but its models' weights, in JSON types.
+
+    Works for a verified bundle and for one from `open_unsigned`, whose "signer" is
+    then null.
+    """
+    import json
+
+    from security.bundle.manifest import encode_manifest
+
+    return {
+        "signer": bundle.signer or None,
+        "digest": bundle.digest,
+        "manifest": json.loads(encode_manifest(bundle.manifest)),
+        "models": {variant: _plain(summary) for variant, summary in bundle.summaries.items()},
+        "files": [
+            {"name": name, "size_bytes": file.size_bytes, "sha256": file.sha256}
+            for name, file in sorted(bundle.files.items())
+        ],
+    }
+
+
+def render(data: dict[str, Any]) -> None:
+    """Print what `describe` returned."""
+    manifest = data["manifest"]
+    click.echo(f"{manifest['name']} {manifest['version']}, task {manifest['task']}")
+    template = manifest["chat_template"]
+    fields(
+        {
+            "signed by": data["signer"] or "(signatures not verified)",
+            "digest": data["digest"],
+            "security epoch": manifest["security_epoch"],
+            "created": manifest["created"],
+            "not after": manifest["not_after"] or "no end",
+            "license": _first_line(manifest["license"]),
+            "context tokens": manifest["limits"]["context_tokens"],
+            "max sequences": manifest["limits"]["max_sequences"],
+            "max output tokens": manifest["limits"]["max_output_tokens"],
+            "chat template": "none" if template is None else f"{len(template):,} characters",
+            "defaults": ", ".join(f"{k} {v}" for k, v in manifest["serving_defaults"].items()),
+        }
+    )
+    click.echo("")
+    table(
+        ["variant", "backend", "file"],
+        [[v["id"], v["backend"], v["file"]] for v in manifest["variants"]],
+    )
+    click.echo("")
+    table(
+        ["file", "bytes", "sha256"],
+        [[f["name"], f"{f['size_bytes']:,}", f["sha256"]] for f in data["files"]],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Turn a summary (dataclasses, mappings, tuples) into what JSON knows."""
+    import dataclasses
+
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _first_line(text: str | None) -> str:
+    """The start of a text for a terminal; control characters could drive it."""
+    lines = (text or "").splitlines()
+    shown = "".join(c if c.isprintable() else "?" for c in lines[0][:80]) if lines else ""
+    return shown or "not stated"

@@ -1,0 +1,68 @@
+"""`casemate sign`: put both signatures on a bundle.
+
+Refuses whatever `casemate verify` would refuse; the private keys are read here and
+never leave the process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from casemate.cli.output import emit, json_option, progress
+
+
+@click.command("sign")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    default=Path("signing"),
+    show_default=True,
+    help="The signing folder of the trust domain.",
+)
+@click.option("--name", default="release", show_default=True, help="Which signer's keys to use.")
+@click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    help="Holds the passphrase of encrypted keys; mode 0600.",
+)
+@json_option
+def command(
+    bundle: Path, keys: Path, name: str, passphrase_file: Path | None, as_json: bool
+) -> None:
+    """Sign BUNDLE with ECDSA P-256 (OpenSSF Model Signing v1.0) and ML-DSA-65.
+
+    Signatures that the bundle has are replaced. A bundle that would be refused at
+    opening is not signed, and the message says why.
+
+    Example:
+      casemate sign gemma-3-270m/ --keys domain/signing
+    """
+    from security.bundle.signing import sign_bundle
+    from security.keys import read_passphrase
+    from security.signing.signers import SigningKeys
+
+    passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
+    signing_keys = SigningKeys.load(keys, name, passphrase)
+    with progress("signing"):
+        signed = sign_bundle(bundle, signing_keys)
+    data = {
+        "bundle": str(bundle),
+        "name": signed.name,
+        "version": signed.version,
+        "digest": signed.digest,
+        "signer": signed.signer,
+        "files": signed.file_count,
+        "size_bytes": signed.size_bytes,
+    }
+    emit(as_json, data, _render)
+
+
+def _render(data: dict[str, Any]) -> None:
+    click.echo(f"signed {data['name']} {data['version']} as {data['signer']}")
+    click.echo(f"  {data['files']} files, {data['size_bytes']:,} bytes")
+    click.echo(f"  digest {data['digest']}")
+    click.echo(f"Check it with: casemate verify {data['bundle']} --signers DIR")
