@@ -1,0 +1,1 @@
+"""Make a bundle directory out of a model as it is found in the wild."""

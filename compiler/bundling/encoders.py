@@ -1,0 +1,217 @@
+"""Plan the bundle of a text encoder: exported from weights, or from an ONNX file.
+
+Reads the layouts of Hugging Face and sentence-transformers, and refuses what the
+graph would not compute as the model's own library does: pooling other than mean or
+first token, dense layers behind the pooling, prompts put before each text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.bundling.copying import write_file
+from compiler.bundling.inspect import inspect_onnx
+from compiler.bundling.plan import Plan, Report
+from compiler.encoder.bert import CONFIG_FILE, BertConfig, read_config, read_labels, read_weights
+from compiler.errors import SourceError
+from compiler.files import MAX_TOKENIZER_BYTES, Settings, read_bytes, read_json
+from security.bundle.manifest import ONNXRUNTIME, Encoder
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+ONNX_FILES = ("model.onnx", "onnx/model.onnx")
+TOKENIZER_FILE = "tokenizer.json"
+_MODULES_FILE = "modules.json"
+_MAX_ONNX_BYTES = (2 << 30) - 1
+_MAX_DIM = 1 << 16
+_OTHER_POOLINGS = (
+    "pooling_mode_max_tokens",
+    "pooling_mode_mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens",
+    "pooling_mode_lasttoken",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TextLayout:
+    """How a folder says that hidden states become a vector.
+
+    Attributes:
+        pooling: "mean" or "cls".
+        normalize: whether vectors are L2-normalized.
+        max_tokens: the longest text that it asks for, or None.
+    """
+
+    pooling: str = "mean"
+    normalize: bool = False
+    max_tokens: int | None = None
+
+
+def plan_bert(folder: Path) -> Plan:
+    """Plan the export of a folder's BERT weights.
+
+    Raises:
+        SourceError: whatever of the folder is missing or not supported.
+    """
+    config = read_config(folder)
+    layout = read_layout(folder)
+    tokenizer = read_tokenizer(folder, config.vocabulary)
+
+    def write(target: Path, report: Report) -> None:
+        report("exporting the encoder")
+        write_file(target, _bert_model(folder, config, layout).SerializeToString())
+
+    return Plan(
+        task="classify" if config.labels else "embed",
+        backend=ONNXRUNTIME,
+        origin=folder,
+        write_model=write,
+        context_tokens=min(config.positions, layout.max_tokens or config.positions),
+        tokenizer=tokenizer,
+        encoder=_encoder(layout, config.labels, config.hidden),
+    )
+
+
+def _bert_model(folder: Path, config: BertConfig, layout: TextLayout) -> ModelProto:
+    from compiler.encoder.bert_graph import classifier_graph, embedding_graph
+
+    weights = read_weights(folder, config)
+    if config.labels:
+        return classifier_graph(config, weights)
+    return embedding_graph(config, weights, layout.pooling, normalize=layout.normalize)
+
+
+def plan_onnx_encoder(folder: Path, model: Path) -> Plan:
+    """Plan the bundle of an encoder that is an ONNX file with a tokenizer beside it.
+
+    Args:
+        folder: where tokenizer.json and config.json lie.
+        model: the ONNX file.
+
+    Raises:
+        SourceError: whatever is missing or not supported.
+        UnsafeModelError: the pre-parser refused the model.
+    """
+    from compiler.encoder.adapt import adapt_encoder
+
+    summary = inspect_onnx(model)
+    settings = Settings(folder / CONFIG_FILE)
+    labels = read_labels(settings)
+    layout = read_layout(folder)
+    tokenizer = read_tokenizer(folder, settings.get("vocab_size", int, 0))
+    adapted = adapt_encoder(
+        read_bytes(model, _MAX_ONNX_BYTES),
+        summary,
+        pooling=layout.pooling,
+        normalize=layout.normalize,
+        width=len(labels) or settings.get("hidden_size", int),
+        classify=bool(labels),
+        origin=model,
+    )
+
+    def write(target: Path, report: Report) -> None:
+        report("writing the encoder")
+        write_file(target, adapted)
+
+    positions = settings.get("max_position_embeddings", int, 512)
+    return Plan(
+        task="classify" if labels else "embed",
+        backend=ONNXRUNTIME,
+        origin=model,
+        write_model=write,
+        context_tokens=max(1, min(positions, layout.max_tokens or positions)),
+        tokenizer=tokenizer,
+        encoder=_encoder(layout, labels, settings.get("hidden_size", int)),
+    )
+
+
+def _encoder(layout: TextLayout, labels: tuple[str, ...], hidden: int) -> Encoder:
+    if labels:
+        return Encoder(pooling="cls", normalize=False, dim=len(labels), labels=labels)
+    if not 1 <= hidden <= _MAX_DIM:
+        raise SourceError(f"a vector of {hidden} elements is not supported")
+    return Encoder(pooling=layout.pooling, normalize=layout.normalize, dim=hidden)
+
+
+def read_layout(folder: Path) -> TextLayout:
+    """Read modules.json and what it names; the default layout when there is none.
+
+    Raises:
+        SourceError: a module that the export does not compute.
+    """
+    path = folder / _MODULES_FILE
+    if not path.is_file():
+        return TextLayout()
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(isinstance(item, dict) for item in modules):
+        raise SourceError(f"{path}: is not a list of modules")
+    kinds = [str(item.get("type", "")).rsplit(".", 1)[-1] for item in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise SourceError(
+            f"{path}: supported are Transformer, Pooling and optionally Normalize, not "
+            f"{', '.join(kinds)}"
+        )
+    return TextLayout(
+        pooling=_pooling(folder, modules[1]),
+        normalize=kinds[-1] == "Normalize",
+        max_tokens=_max_tokens(folder),
+    )
+
+
+def _pooling(folder: Path, module: dict[str, Any]) -> str:
+    place = module.get("path")
+    # A plain folder name: the path comes from the model and must not lead out of it.
+    if not isinstance(place, str) or Path(place).name != place or place in ("", ".", ".."):
+        raise SourceError(f"{folder / _MODULES_FILE}: the pooling module has no plain path")
+    settings = Settings(folder / place / CONFIG_FILE)
+    modes = {
+        "mean": settings.get("pooling_mode_mean_tokens", bool, False),
+        "cls": settings.get("pooling_mode_cls_token", bool, False),
+    }
+    chosen = [name for name, active in modes.items() if active]
+    others = [name for name in _OTHER_POOLINGS if settings.raw(name)]
+    if len(chosen) != 1 or others:
+        raise SourceError(f"{settings.path}: exactly one of mean and cls pooling is supported")
+    return chosen[0]
+
+
+def _max_tokens(folder: Path) -> int | None:
+    path = folder / "sentence_bert_config.json"
+    if not path.is_file():
+        return None
+    settings = Settings(path)
+    if "max_seq_length" not in settings:
+        return None
+    value = settings.get("max_seq_length", int)
+    if value < 1:
+        raise SourceError(f"{path}: max_seq_length must be at least 1")
+    return value
+
+
+def read_tokenizer(folder: Path, vocabulary: int) -> bytes:
+    """Return tokenizer.json after reading it once as the worker will.
+
+    Args:
+        folder: where it lies.
+        vocabulary: rows of the model's embedding, or 0 when that is not known; a
+            tokenizer with more tokens would send the model ids that it does not have.
+
+    Raises:
+        SourceError: missing, not readable, or larger than the model's vocabulary.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / TOKENIZER_FILE
+    data = read_bytes(path, MAX_TOKENIZER_BYTES)
+    try:
+        tokenizer = Tokenizer.from_str(data.decode())
+    # The tokenizers library raises nothing narrower.
+    except Exception as error:
+        raise SourceError(f"{path}: is not a tokenizer that can be read: {error}") from error
+    ids = tokenizer.get_vocab(with_added_tokens=True).values()
+    if vocabulary and max(ids, default=0) >= vocabulary:
+        raise SourceError(f"{path}: has tokens beyond the model's vocabulary of {vocabulary}")
+    return data

@@ -1,0 +1,41 @@
+"""What a source will become: decided before a byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from security.bundle.manifest import Encoder, SpecialTokens
+
+# Tells the caller what is going on, in a few words.
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The contents of a bundle, less what the user chooses.
+
+    Attributes:
+        task: "generate", "embed", "classify" or "tensor".
+        backend: "llama.cpp" or "onnxruntime".
+        origin: the file or folder that errors are to name.
+        write_model: writes the model file to the path that it is given.
+        context_tokens: the longest input the model was made for; 0 for tensor graphs.
+        tokenizer: content of tokenizer.json, or None when the model file carries one.
+        special_tokens: texts of the tokens that a chat template may use.
+        encoder: how a text becomes a vector or a label; None for other tasks.
+        chat_template: the one that came with the model; used only when asked for.
+        license: what the model says of its license, or None.
+    """
+
+    task: str
+    backend: str
+    origin: Path
+    write_model: Callable[[Path, Report], None]
+    context_tokens: int
+    tokenizer: bytes | None = None
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
+    encoder: Encoder | None = None
+    chat_template: str | None = None
+    license: str | None = None

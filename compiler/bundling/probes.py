@@ -1,0 +1,67 @@
+"""Record a new bundle's probes by running it once, in a process of its own.
+
+The runtime is another part of the project, which may not be installed where bundles
+are made; it is started as a program and never imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from compiler.bundling.plan import Report
+from compiler.errors import SourceError
+from security.bundle.manifest import LLAMA_CPP, parse_manifest
+
+RECORD_TIMEOUT_SECONDS = 900
+_MODULES = {LLAMA_CPP: "llama_cpp"}
+_DEFAULT_MODULE = "onnxruntime"
+_MAX_MESSAGE_CHARS = 2000
+
+
+def record_probes(folder: Path, report: Report) -> str | None:
+    """Write `probes.jsonl` into the bundle at `folder`.
+
+    Returns:
+        None when they were recorded, or why they could not be (the runtime is not
+        installed here).
+
+    Raises:
+        SourceError: the bundle does not run, or answers itself differently.
+    """
+    manifest = parse_manifest((folder / "bundle.json").read_bytes())
+    backend = _MODULES.get(manifest.variants[0].backend, _DEFAULT_MODULE)
+    for module in ("runtime", backend):
+        if importlib.util.find_spec(module) is None:
+            return f"the runtime extra is not installed here (no module {module!r})"
+    report("running the bundle once to record its probes")
+    command = [sys.executable, "-m", "runtime.probes", "record", str(folder)]
+    try:
+        result = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=RECORD_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SourceError(
+            f"recording the probes took longer than {RECORD_TIMEOUT_SECONDS} seconds; "
+            "look into it, or leave them out with --no-probes"
+        ) from error
+    if result.returncode:
+        raise SourceError(
+            f"the bundle was made but cannot be run: {_reason(result.stderr)} "
+            "(--no-probes makes it without running it)"
+        )
+    return None
+
+
+def _reason(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it ended without a word"
+    return last.removeprefix("error: ")[:_MAX_MESSAGE_CHARS]

@@ -1,0 +1,124 @@
+"""Give an encoder graph that was exported elsewhere the one interface of this project.
+
+Exports differ: some want `token_type_ids`, most stop at `last_hidden_state`, some pool
+already. The graph's own computation is left alone; in front of it, token types become
+constant zeros; behind it, pooling and normalization are appended where they are
+missing. Names that it adds begin with a prefix that the graph may not use.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, load_model_from_string
+
+from compiler.encoder.graph import ATTENTION_MASK, EMBEDDING, INPUT_IDS, LOGITS, GraphBuilder
+from compiler.encoder.pooling import add_embedding, add_normalized
+from compiler.errors import SourceError
+from security.preparse import OnnxSummary
+
+_PREFIX = "casemate_"
+_SEGMENTS = "token_type_ids"
+_HIDDEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
+_POOLED_OUTPUTS = ("sentence_embedding", EMBEDDING)
+
+
+def adapt_encoder(
+    data: bytes,
+    summary: OnnxSummary,
+    *,
+    pooling: str,
+    normalize: bool,
+    width: int,
+    classify: bool,
+    origin: Path,
+) -> bytes:
+    """Return the ONNX file with inputs and output as `compiler.encoder` describes.
+
+    Args:
+        data: the file, which has passed the pre-parser.
+        summary: what the pre-parser said of it.
+        pooling: "mean" or "cls", for a graph that does not pool by itself.
+        normalize: whether vectors are to have the L2 norm 1.
+        width: elements of the output: the vector's, or the number of labels.
+        classify: whether the output is `logits`.
+        origin: the file, for errors.
+
+    Raises:
+        SourceError: inputs or outputs that are not those of a text encoder.
+    """
+    _check_inputs(summary, origin)
+    model = load_model_from_string(data)
+    if any(name.startswith(_PREFIX) for node in model.graph.node for name in node.output):
+        raise SourceError(f"{origin}: was adapted before; give the original export")
+    names = [value.name for value in summary.outputs]
+    builder = GraphBuilder(_PREFIX)
+    if classify:
+        output = _the_one(names, (LOGITS,), origin)
+        target = LOGITS
+    else:
+        output = _the_one(names, (*_POOLED_OUTPUTS, *_HIDDEN_OUTPUTS), origin)
+        target = EMBEDDING
+        if output == EMBEDDING:
+            output = _rename(model, EMBEDDING, _PREFIX + EMBEDDING)
+            add_normalized(builder, output, normalize=normalize)
+        elif output in _POOLED_OUTPUTS:
+            add_normalized(builder, output, normalize=normalize)
+        else:
+            add_embedding(builder, output, pooling, normalize=normalize)
+    _drop_token_types(model)
+    model.graph.node.extend(builder.nodes)
+    model.graph.initializer.extend(builder.constants)
+    _replace(model.graph.input, [_ids(INPUT_IDS), _ids(ATTENTION_MASK)])
+    value = helper.make_tensor_value_info(target, TensorProto.FLOAT, ["batch", width])
+    _replace(model.graph.output, [value])
+    result: bytes = model.SerializeToString()
+    return result
+
+
+def _check_inputs(summary: OnnxSummary, origin: Path) -> None:
+    found = {value.name: value.dtype for value in summary.inputs}
+    wanted = {INPUT_IDS, ATTENTION_MASK}
+    if not wanted <= found.keys() <= wanted | {_SEGMENTS}:
+        raise SourceError(
+            f"{origin}: a text encoder has the inputs {INPUT_IDS} and {ATTENTION_MASK} (and "
+            f"maybe {_SEGMENTS}), not {', '.join(sorted(found)) or 'none'}; for a graph of "
+            "plain tensors use --task tensor"
+        )
+    if set(found.values()) != {"INT64"}:
+        raise SourceError(f"{origin}: the inputs of a text encoder must be INT64")
+
+
+def _the_one(names: list[str], wanted: tuple[str, ...], origin: Path) -> str:
+    for name in wanted:
+        if name in names:
+            return name
+    raise SourceError(f"{origin}: has none of the outputs {', '.join(wanted)}")
+
+
+def _rename(model: ModelProto, old: str, new: str) -> str:
+    """Rename a value that nodes of the main graph compute and use."""
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
+    return new
+
+
+def _drop_token_types(model: ModelProto) -> None:
+    """Compute zeros where the graph asked for token types: a lone text is segment 0."""
+    if all(value.name != _SEGMENTS for value in model.graph.input):
+        return
+    zeros = helper.make_node("Sub", [INPUT_IDS, INPUT_IDS], [_SEGMENTS], name=_PREFIX + _SEGMENTS)
+    model.graph.node.insert(0, zeros)
+
+
+def _ids(name: str) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
+
+
+def _replace(field: object, values: list[ValueInfoProto]) -> None:
+    """Replace the content of a repeated field of a message."""
+    del field[:]  # type: ignore[attr-defined]
+    field.extend(values)  # type: ignore[attr-defined]
