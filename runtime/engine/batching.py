@@ -107,6 +107,11 @@ class BatchLoop(Generic[ItemT]):
             waiting = {item.request_id for item in self._waiting} - self._running
             return len(self._running), len(waiting)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is at work, or has done all that it was to do."""
+        return self._closing or self._thread.is_alive()
+
     def drain(self) -> None:
         """Take nothing more, finish what waits, and end the thread."""
         with self._changed:

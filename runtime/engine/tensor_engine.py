@@ -85,6 +85,11 @@ class TensorEngine:
         """Give a request up; it ends with a CANCELLED failure unless it is done already."""
         self._loop.cancel(request_id)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread is at work."""
+        return self._loop.alive
+
     def drain(self) -> None:
         """Finish what waits and end the thread."""
         self._loop.drain()

@@ -1,0 +1,1 @@
+"""One sandboxed process per served model version, and what looks after it."""
