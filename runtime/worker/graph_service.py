@@ -21,6 +21,7 @@ from security.bundle.manifest import BundleManifest, Variant
 
 # Inputs that may wait for each request that may: requests carry many.
 _INPUTS_PER_REQUEST = 64
+_READ_BYTES = 1 << 20
 
 
 def _limits(load: worker_pb2.LoadModel, max_queue: int) -> BatchLimits:
@@ -182,5 +183,10 @@ class TensorService:
 
 
 def _read(descriptor: int) -> bytes:
-    """Read a sealed memory file without moving the offset others share."""
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    """Read a sealed memory file, whatever its size; the front has bounded that."""
+    pieces = []
+    offset = 0
+    while piece := os.pread(descriptor, _READ_BYTES, offset):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)

@@ -19,8 +19,6 @@ what is held here.
 
 from __future__ import annotations
 
-# The standard library imports it when a date is first parsed: too late in here.
-import _strptime  # noqa: F401
 import argparse
 import gc
 import os
@@ -36,6 +34,7 @@ from runtime.engine.errors import EngineError
 from runtime.errors import FrameError, WorkerError
 from runtime.worker import convert, framing, sandbox
 from runtime.worker.service import Service
+from runtime.worker.warmup import warm_up
 from security.bundle.manifest import LLAMA_CPP, BundleManifest, Variant, parse_manifest
 from security.errors import CasemateError
 
@@ -116,9 +115,9 @@ def _close_strangers(expected: set[int]) -> None:
 def _services(backend: str) -> dict[str, ServiceFactory]:
     """Import the backend, with every library it needs; by the bundle's task."""
     if backend == LLAMA_CPP:
-        from runtime.worker.text_service import TextService, warm_up
+        from runtime.worker.text_service import TextService, warm_up_template
 
-        warm_up()
+        warm_up_template()
         return {"generate": TextService}
     from runtime.worker.graph_service import EncoderService, TensorService
 
@@ -163,9 +162,20 @@ def _drain(service: Service, channel: Channel) -> None:
 
 
 def _fail_load(channel: Channel, error: Exception, reason: worker_pb2.FailureReason) -> None:
-    detail = str(error) if isinstance(error, CasemateError | EngineError) else type(error).__name__
+    ours = isinstance(error, CasemateError | EngineError)
+    detail = str(error) if ours else f"{type(error).__name__} in {_where(error)}"
     failed = worker_pb2.Failed(id=0, reason=reason, detail=detail)
     channel.send(worker_pb2.FromWorker(failed=failed))
+
+
+def _where(error: Exception) -> str:
+    """Name the code that raised, which says enough about a defect and nothing about data."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "native code"
+    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
 
 
 def main(argv: list[str]) -> int:
@@ -175,6 +185,7 @@ def main(argv: list[str]) -> int:
     try:
         # (1) Imports.
         factories = _services(options.backend)
+        warm_up()
         # (2) Descriptors.
         _close_strangers(_STANDARD_DESCRIPTORS | {options.channel} | _numbers(options.keep))
         # (3) The sandbox.

@@ -5,6 +5,8 @@ Imported before the sandbox closes: everything it will ever need is imported her
 
 from __future__ import annotations
 
+import numpy.random  # noqa: F401 - numpy loads it when it is first used
+
 from casemate.pb.casemate.worker.v1 import worker_pb2
 from runtime.engine.config import EngineConfig
 from runtime.engine.errors import FailureReason, InvalidRequest, TemplateError
@@ -23,7 +25,7 @@ _DEFAULT_KV_TOKENS = 16_384
 _KEPT_SLOTS = 16
 
 
-def warm_up() -> None:
+def warm_up_template() -> None:
     """Touch what is imported on first use: a sandboxed process can import nothing."""
     template = ChatTemplate("{% for m in messages %}{{ m.role }}{% endfor %}{{ 1 / n }}")
     try:

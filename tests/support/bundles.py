@@ -21,6 +21,7 @@ from security.bundle.manifest import (
     BundleLimits,
     BundleManifest,
     Encoder,
+    ServingDefaults,
     SpecialTokens,
     Tokenizer,
     Variant,
@@ -72,6 +73,7 @@ def manifest_for(task: str, **changes: Any) -> BundleManifest:
         "limits": BundleLimits(
             context_tokens=context, max_sequences=8, max_output_tokens=context
         ),
+        "serving_defaults": ServingDefaults(max_tokens=min(32, context)),
     }
     if task == "generate":
         fields["chat_template"] = CHAT_TEMPLATE
