@@ -13,6 +13,8 @@ TEST_WORKERS ?= 2
 # The native parts of llama.cpp that are not served here are not built.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+# The onnxruntime wheel starts a thread that reports home unless it is told not to.
+export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup models demo test check lint format stubs bench fuzz lock clean

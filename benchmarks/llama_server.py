@@ -9,6 +9,7 @@ the repository; it is built once under build/llama-server.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,8 +20,11 @@ import tarfile
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.load import Stream
 
 BUILD = Path("build/llama-server")
 PACKAGE = "llama-cpp-python==0.3.36"
@@ -103,6 +107,42 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(_POLL_SECONDS)
     raise TimeoutError("llama-server did not become ready")
+
+
+def stream(url: str, *, new_tokens: int) -> Stream:
+    """Return a stream over llama-server's own completion endpoint, greedy."""
+    parts = urlsplit(url)
+
+    async def run(prompt: str) -> AsyncIterator[int]:
+        body = json.dumps(
+            {
+                "prompt": prompt,
+                "n_predict": new_tokens,
+                "temperature": 0,
+                "stream": True,
+                "cache_prompt": False,
+            }
+        ).encode()
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        head = (
+            f"POST /completion HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        try:
+            async for line in reader:
+                if not line.startswith(b"data: "):
+                    continue
+                event = json.loads(line[6:])
+                if event.get("stop"):
+                    yield int(event["tokens_predicted"])
+                    return
+                yield 0
+        finally:
+            writer.close()
+
+    return run
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ client sees them.
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
-from urllib.parse import urlsplit
 
 # One request: a prompt in; out comes 0 whenever text arrives and, last, the number
 # of tokens that the server says it made (a message may hold several).
@@ -113,39 +111,3 @@ async def closed_loop(
     work: list[Awaitable[list[Sample]]] = [client(number) for number in range(clients)]
     results = await asyncio.gather(*work)
     return summarize([sample for result in results for sample in result], clients)
-
-
-def llama_server_stream(url: str, *, new_tokens: int) -> Stream:
-    """Return a stream over llama-server's own completion endpoint, greedy."""
-    parts = urlsplit(url)
-
-    async def stream(prompt: str) -> AsyncIterator[int]:
-        body = json.dumps(
-            {
-                "prompt": prompt,
-                "n_predict": new_tokens,
-                "temperature": 0,
-                "stream": True,
-                "cache_prompt": False,
-            }
-        ).encode()
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        head = (
-            f"POST /completion HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            "Connection: close\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        try:
-            async for line in reader:
-                if not line.startswith(b"data: "):
-                    continue
-                event = json.loads(line[6:])
-                if event.get("stop"):
-                    yield int(event["tokens_predicted"])
-                    return
-                yield 0
-        finally:
-            writer.close()
-
-    return stream

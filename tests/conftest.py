@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before any test imports onnxruntime: its wheel reports home unless told not to.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "build" / "models"
 
