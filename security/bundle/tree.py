@@ -110,7 +110,8 @@ class _Walk:
                     self._entry(directory_fd, entry, prefix + entry.name)
         except OSError as error:
             raise _refused(error, printable(prefix), missing="changed") from error
-        if empty and prefix:
+        # With a signed list, the file that should be here is reported as missing.
+        if empty and prefix and self._files is None:
             raise BundleError("empty-directory", f"{printable(prefix)} is empty; remove it")
 
     def _entry(self, parent_fd: int, entry: os.DirEntry[str], name: str) -> None:
