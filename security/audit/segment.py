@@ -133,6 +133,8 @@ def _parse_batch(data: bytes, position: int, segment: Segment, name: str) -> int
             raise AuditError(f"{name}: entry {segment.end} does not have its leaf hash")
         segment.entries.append(entry)
         segment.leaves.append(leaf)
+    if offset != length:
+        raise AuditError(f"{name}: a batch holds more entries than it says")
     return start + length
 
 
