@@ -31,6 +31,9 @@ MAX_KEY_FILE_BYTES = 64 * 1024
 # Certificates, roots, revocation lists, ledgers: 10,000 revocations are 400 KiB.
 MAX_TRUST_FILE_BYTES = 16 * 1024 * 1024
 
+# os.read sets aside as much memory as it is asked for.
+READ_CHUNK_BYTES = 256 * 1024
+
 PRIVATE_MODE = 0o600
 PUBLIC_MODE = 0o644
 PRIVATE_FOLDER_MODE = 0o700
@@ -138,22 +141,23 @@ def _read_checked(path: Path, max_bytes: int, *, private: bool) -> bytes:
     # O_NONBLOCK: opening a FIFO that somebody left here must not hang.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if private else 0)
     descriptor = os.open(path, flags)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         kind = KeyFileError if private else SecurityError
         if not stat.S_ISREG(status.st_mode):
             raise kind(f"{path} is not a regular file")
         if private:
             _check_private(path, status)
-        if status.st_size > max_bytes:
-            raise kind(f"{path} is larger than {max_bytes} bytes")
+        # One byte more than allowed tells a file that grew, or lies about its size.
         parts: list[bytes] = []
         room = max_bytes + 1
-        while room and (part := file.read(room)):
+        while room and (part := os.read(descriptor, min(room, READ_CHUNK_BYTES))):
             parts.append(part)
             room -= len(part)
         if not room:
             raise kind(f"{path} is larger than {max_bytes} bytes")
+    finally:
+        os.close(descriptor)
     return b"".join(parts)
 
 

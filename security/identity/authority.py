@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from security.errors import IdentityError, UsageError
+from security.identity.pem import MALFORMED
 from security.identity.profile import Lifetimes, new_serial
 from security.identity.spiffe import APPLIANCE_ROLE, SCHEME, SpiffeId, check_trust_domain
 from security.keys import Algorithm, algorithm_of, generate
@@ -178,7 +178,7 @@ def public_key_of_request(data: bytes) -> EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(data)
         proven = request.is_signature_valid
         key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise IdentityError("the file is no certificate signing request in PEM") from error
     if not proven:
         raise IdentityError("the signing request's own signature is wrong: no proof of the key")

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from security.errors import IdentityError
@@ -20,6 +21,15 @@ from security.files import MAX_TRUST_FILE_BYTES, read_bounded
 # A chain has two certificates and a set of roots two; others may be appended by hand.
 MAX_CERTIFICATES = 16
 MAX_PEM_BYTES = 64 * 1024
+
+# What `cryptography` raises for malformed X.509; the middle three are no ValueError.
+MALFORMED: tuple[type[Exception], ...] = (
+    ValueError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
 
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
@@ -45,7 +55,7 @@ def parse_certificates(data: bytes, what: str) -> tuple[x509.Certificate, ...]:
         certificates = tuple(x509.load_pem_x509_certificates(data))
         for certificate in certificates:
             _parse_all(certificate)
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension) as error:
+    except MALFORMED as error:
         raise IdentityError(f"{what} holds a malformed certificate") from error
     return certificates
 

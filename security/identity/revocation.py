@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from security.errors import IdentityError
 from security.files import read_bounded
 from security.identity.authority import CertifiedKey
+from security.identity.pem import MALFORMED
 from security.identity.profile import Lifetimes, utc_now
 
 MAX_REVOCATIONS = 100_000
@@ -86,7 +86,7 @@ class RevocationList:
                 raise IdentityError(f"{what} holds more than {MAX_REVOCATIONS} certificates")
             serials = frozenset(entry.serial_number for entry in crl)
             return cls(number, crl.last_update_utc, crl.next_update_utc, serials)
-        except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        except MALFORMED as error:
             raise IdentityError(f"{what} is malformed") from error
         except x509.ExtensionNotFound as error:
             raise IdentityError(f"{what} has no CRL number") from error
