@@ -157,10 +157,7 @@ def show(bundle: Path, as_json: bool) -> None:
     """
     from casemate.cli.bundle_show import describe, render
     from security.bundle.opening import open_unsigned
-    from security.signing.names import SIGNATURE_NAME
 
     with progress("reading the bundle"), open_unsigned(bundle) as opened:
         data = describe(opened)
-    if (bundle / SIGNATURE_NAME).exists():
-        data["signer"] = "not checked here (use 'casemate verify')"
     emit(as_json, data, render)

@@ -47,9 +47,9 @@ def check_gguf(fd: int, size: int, limits: GgufLimits = DEFAULT_LIMITS) -> GgufS
         # 3. The vocabulary, then the sizes, which must agree with it.
         vocabulary = check_vocabulary(header.pairs, limits)
         sizes = read_hyperparameters(architecture, header.pairs, vocabulary.size, limits)
-        # 4. The tensors: names and shapes, then types and places.
-        check_shapes(architecture, sizes, {t.name: t.dimensions for t in header.tensors})
+        # 4. The tensors: types, sizes and places, then names and shapes.
         parameters = _check_layout(header, size, limits)
+        check_shapes(architecture, sizes, {t.name: t.dimensions for t in header.tensors})
     kinds = Counter(TENSOR_TYPES[tensor.type_number].name for tensor in header.tensors)
     return GgufSummary(
         version=header.version,
@@ -141,7 +141,7 @@ def _tensor_size(tensor: TensorInfo, limits: GgufLimits) -> tuple[int, int]:
     for dimension in tensor.dimensions:
         elements *= dimension
         if not 0 < elements <= limits.max_tensor_elements:
-            refuse("tensor-too-large", f"{shown(tensor.name)} has an impossible size")
+            refuse("tensor-size", f"{shown(tensor.name)} has an impossible size")
     if tensor.dimensions[0] % kind.block_elements:
         refuse(
             "row-size",
