@@ -33,7 +33,8 @@ class LazyGroup(click.Group):
         try:
             module = importlib.import_module(entry.module)
         except ModuleNotFoundError as error:
-            if entry.extra is None:
+            # A module of ours that is missing is a defect, not a missing extra.
+            if entry.extra is None or (error.name or "").startswith(entry.module.split(".")[0]):
                 raise
             raise click.ClickException(
                 f"'casemate {cmd_name}' needs the {entry.extra} extra, which is not installed "
