@@ -114,9 +114,7 @@ def compile_rule(
         expression = re2.compile(source, _options())
     except re2.error:
         raise RuleError("RE2 refuses a pattern (see its syntax: no look-around, no \\1)") from None
-    return Rule(
-        name, action, direction, roles, models, replacement, expression, source, automaton
-    )
+    return Rule(name, action, direction, roles, models, replacement, expression, source, automaton)
 
 
 def _sized(pattern: str) -> str:

@@ -65,9 +65,7 @@ def _known(table: Any, keys: frozenset[str], where: str) -> dict[str, Any]:
         raise PolicyError(f"{where} must be a table")
     unknown = sorted(set(table) - keys)
     if unknown:
-        raise PolicyError(
-            f"{where} has no key {unknown[0]!r}; known: {', '.join(sorted(keys))}"
-        )
+        raise PolicyError(f"{where} has no key {unknown[0]!r}; known: {', '.join(sorted(keys))}")
     return table
 
 

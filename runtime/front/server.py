@@ -1,0 +1,208 @@
+"""The gRPC server: one generic handler that sends every method down the pipeline.
+
+Refuses what no method is, and messages over the limit, before any of our code sees
+them (gRPC's UNIMPLEMENTED and RESOURCE_EXHAUSTED). A message whose bytes do not
+parse (a string that is not UTF-8, for one) becomes `MALFORMED`, so that stage 3 can
+answer INVALID_ARGUMENT and the refusal is put on record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc import aio
+
+from runtime.config import Address, LimitsConfig
+from runtime.front.call import Call, Peer
+from runtime.front.errors import STATUS_DETAILS_KEY, Refusal
+from runtime.front.pipeline import Pipeline
+from runtime.front.spec import MALFORMED, Kind, Malformed, MethodSpec
+from runtime.front.tls import ServerCredentials
+from security.errors import UsageError
+
+HANDSHAKE_TIMEOUT_MS = 2000
+RECHECK_SECONDS = 0.25
+MAX_METADATA_BYTES = 16 * 1024
+MAX_STREAMS_PER_CONNECTION = 256
+
+
+def _deserializer(cls: type[Message]) -> Callable[[bytes], Message | Malformed]:
+    def deserialize(data: bytes) -> Message | Malformed:
+        try:
+            return cls.FromString(data)
+        except DecodeError:
+            return MALFORMED
+
+    return deserialize
+
+
+def _peer(context: aio.ServicerContext[Any, Any]) -> Peer:
+    auth: Mapping[str, list[bytes]] = context.auth_context()  # type: ignore[assignment]
+    certificate = auth.get("x509_pem_cert") or [b""]
+    version = auth.get("ssl_tls_version") or [b""]
+    return Peer(certificate[0], version[0].decode("ascii", "replace"))
+
+
+class FrontHandler(grpc.GenericRpcHandler):
+    """Finds the method's specification and makes its gRPC handler."""
+
+    def __init__(self, specs: Mapping[str, MethodSpec], pipeline: Pipeline) -> None:
+        self.specs = specs
+        self._pipeline = pipeline
+        self._handlers = {f"/{name}": self._handler(spec) for name, spec in specs.items()}
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Return the handler of a method, None for an unknown one."""
+        return self._handlers.get(handler_call_details.method)
+
+    def _handler(self, spec: MethodSpec) -> Any:
+        serialize = spec.response.SerializeToString
+        deserialize = _deserializer(spec.request)
+        if spec.kind is Kind.UNARY:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(spec),
+                request_deserializer=deserialize,
+                response_serializer=serialize,
+            )
+        if spec.kind is Kind.SERVER_STREAM:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(spec),
+                request_deserializer=deserialize,
+                response_serializer=serialize,
+            )
+        return grpc.stream_stream_rpc_method_handler(
+            self._bidi(spec), request_deserializer=deserialize, response_serializer=serialize
+        )
+
+    def _unary(self, spec: MethodSpec) -> Any:
+        async def behaviour(request: Any, context: Any) -> Any:
+            answers: list[Any] = []
+
+            async def send(message: Any) -> None:
+                answers.append(message)
+
+            call = Call(spec, request, _peer(context), context.time_remaining(), send)
+            await self._pipeline.run(call)
+            await _finish(call, context)
+            return answers[0]
+
+        return behaviour
+
+    def _stream(self, spec: MethodSpec) -> Any:
+        async def behaviour(request: Any, context: Any) -> None:
+            call = Call(spec, request, _peer(context), context.time_remaining(), context.write)
+            await self._pipeline.run(call)
+            await _finish(call, context)
+
+        return behaviour
+
+    def _bidi(self, spec: MethodSpec) -> Any:
+        async def behaviour(requests: AsyncIterator[Any], context: Any) -> None:
+            call = Call(
+                spec, None, _peer(context), context.time_remaining(), context.write, requests
+            )
+            await self._pipeline.run(call)
+            await _finish(call, context)
+
+        return behaviour
+
+
+async def _finish(call: Call, context: Any) -> None:
+    """Set the trailers; abort where the call was refused."""
+    refusal: Refusal | None = call.refusal
+    if refusal is None:
+        context.set_trailing_metadata(tuple(call.trailers))
+        return
+    trailers = (*call.trailers, (STATUS_DETAILS_KEY, refusal.status_details()))
+    await context.abort(refusal.code, refusal.message, trailing_metadata=trailers)
+
+
+class GrpcServer:
+    """A listening server. `start` binds; `stop` lets running calls end first."""
+
+    def __init__(
+        self,
+        specs: Mapping[str, MethodSpec],
+        pipeline: Pipeline,
+        credentials: ServerCredentials,
+        limits: LimitsConfig,
+    ) -> None:
+        self._pipeline = pipeline
+        self._credentials = credentials
+        self._server = aio.server(options=_options(limits))
+        self._server.add_generic_rpc_handlers((FrontHandler(specs, pipeline),))
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self, listen: Address) -> Address:
+        """Bind and serve; return the address with the port that was bound.
+
+        Raises:
+            UsageError: the address cannot be bound (the port is in use, for one).
+        """
+        try:
+            port = self._server.add_secure_port(str(listen), self._credentials.grpc_credentials())
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise UsageError(
+                f"cannot listen on {listen}: the port is in use, or the address is not of this "
+                "machine; change appliance.listen"
+            )
+        await self._server.start()
+        self._watch = asyncio.create_task(self._recheck())
+        return Address(listen.host, port)
+
+    async def _recheck(self) -> None:
+        """Look again at who is connected, and at the files, several times a second."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            self._credentials.refresh()
+            self._pipeline.recheck()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuse new calls, let running ones end within `drain_seconds`, then end them."""
+        self._pipeline.parts.draining = True
+        # Calls that wait for news would never end by themselves.
+        self._end_open(waiting_only=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                await self._pipeline.idle.wait()
+        self._end_open(waiting_only=False)
+        await self._server.stop(grace=1.0)
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+
+    def _end_open(self, *, waiting_only: bool) -> None:
+        stopping = Refusal(
+            grpc.StatusCode.UNAVAILABLE,
+            "DRAINING",
+            "the appliance is stopping",
+            retry_after_seconds=5.0,
+        )
+        for call in list(self._pipeline.open):
+            if call.spec.may_wait or not waiting_only:
+                self._pipeline.end(call, stopping)
+
+
+def _options(limits: LimitsConfig) -> list[tuple[str, int]]:
+    age_ms = int(limits.max_connection_age_seconds * 1000)
+    return [
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.max_connection_age_ms", age_ms),
+        # A call that is running when the connection gets too old may end.
+        ("grpc.max_connection_age_grace_ms", int(limits.max_deadline_seconds * 1000)),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        # Two appliances must not share a port by accident.
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
