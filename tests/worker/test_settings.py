@@ -1,0 +1,35 @@
+"""Limits of workers are checked when they are given."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from runtime.errors import SettingsError
+from runtime.worker.settings import WorkerConfig
+
+
+@pytest.mark.parametrize(
+    "field", ["memory_limit_mib", "heartbeat_seconds", "max_queue", "max_frame_bytes", "max_batch"]
+)
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_a_protection_cannot_be_switched_off_by_accident(field: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=field):
+        WorkerConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["threads", "kv_tokens", "max_sequences", "restart_limit"])
+def test_negative_counts_are_refused(field: str) -> None:
+    with pytest.raises(SettingsError, match=field):
+        WorkerConfig(**{field: -1})
+
+
+def test_an_unknown_layer_is_refused_by_name() -> None:
+    with pytest.raises(SettingsError, match="landlok"):
+        WorkerConfig(allow_missing_layers=("landlok",))
+
+
+def test_no_threads_means_every_core_we_may_use() -> None:
+    assert WorkerConfig().effective_threads == len(os.sched_getaffinity(0))
+    assert WorkerConfig(threads=3).effective_threads == 3
