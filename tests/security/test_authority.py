@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from security.errors import IdentityError, KeyFileError, UsageError
-from security.files import write_atomic
-from security.identity import creation, rotation
+from security.files import sync_tree, write_atomic
+from security.identity import rotation
 from security.identity.authority import (
     CertifiedKey,
     create_issuing,
@@ -298,14 +298,12 @@ class TestCreation:
     def test_a_folder_filled_meanwhile_is_not_replaced(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = creation.sync_tree
-
         def fill(folder: Path) -> None:
-            real(folder)
+            sync_tree(folder)
             (tmp_path / "site").mkdir()
             (tmp_path / "site" / "notes").write_text("mine")
 
-        monkeypatch.setattr(creation, "sync_tree", fill)
+        monkeypatch.setattr("security.identity.creation.sync_tree", fill)
         with pytest.raises(UsageError, match="not an empty folder any more"):
             make_domain(tmp_path / "site")
         assert [path.name for path in tmp_path.rglob("*")] == ["site", "notes"]
@@ -431,7 +429,8 @@ class TestLedger:
         with pytest.raises(IdentityError, match=r"identities\.jsonl:2"):
             Ledger(path)
 
-    @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=20))
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=12))
     def test_it_reads_back_what_was_appended(
         self, tmp_path_factory: pytest.TempPathFactory, events: list[tuple[int, bool]]
     ) -> None:

@@ -72,7 +72,7 @@ def test_a_key_of_another_algorithm_is_refused(tmp_path: Path, algorithm: Algori
 
 
 def test_algorithms_we_do_not_use_are_refused(tmp_path: Path) -> None:
-    foreign = [
+    foreign: list[rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey] = [
         rsa.generate_private_key(65537, 2048),
         ec.generate_private_key(ec.SECP521R1()),
         ec.generate_private_key(ec.SECP256K1()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from security.errors import IdentityError
@@ -64,6 +64,7 @@ def test_what_the_specification_forbids_is_refused(name: str) -> None:
         SpiffeId.parse(BAD[name])
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_refused_or_comes_back_unchanged(tail: str) -> None:
     for text in (tail, f"spiffe://{tail}", f"spiffe://td/{tail}"):
@@ -79,6 +80,7 @@ NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
 ROLES = st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True)
 
 
+@settings(deadline=None)
 @given(ROLES, NAMES)
 def test_role_and_name_come_back(role: str, name: str) -> None:
     text = str(SpiffeId.of("plant7.example", role, name))

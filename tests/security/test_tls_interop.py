@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
@@ -46,7 +47,8 @@ def _serving(domain: TrustDomain) -> Iterator[int]:
     )
 
     def who_am_i(request: bytes, context: grpc.ServicerContext) -> bytes:
-        pem = context.auth_context()["x509_pem_cert"][0]
+        # The stubs say bytes; gRPC gives a list of them.
+        (pem,) = cast("list[bytes]", context.auth_context()["x509_pem_cert"])
         return verifier.verify(pem).spiffe_id.encode()
 
     handler = grpc.method_handlers_generic_handler(
@@ -87,7 +89,7 @@ def _call(port: int, files: ClientFiles, server_name: str = "localhost") -> str:
         ("grpc.enable_retries", 0),
     ]
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
-        answer = channel.unary_unary(METHOD)(b"", timeout=CALL_SECONDS)
+        answer = channel.unary_unary(METHOD, bytes, bytes)(b"", timeout=CALL_SECONDS)
         return bytes(answer).decode()
 
 
