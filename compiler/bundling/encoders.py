@@ -7,6 +7,7 @@ first token, dense layers behind the pooling, prompts put before each text.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ def read_layout(folder: Path) -> TextLayout:
         SourceError: a module that the export does not compute.
     """
     path = folder / _MODULES_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return TextLayout()
     modules = read_json(path)
     if not isinstance(modules, list) or not all(isinstance(item, dict) for item in modules):
@@ -180,7 +181,7 @@ def _pooling(folder: Path, module: dict[str, Any]) -> str:
 
 def _max_tokens(folder: Path) -> int | None:
     path = folder / "sentence_bert_config.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     settings = Settings(path)
     if "max_seq_length" not in settings:

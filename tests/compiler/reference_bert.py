@@ -67,12 +67,14 @@ class ReferenceBert:
         return self._linear(np.tanh(self._linear(first, "pooler.dense")), "classifier")
 
     def _linear(self, value: Array, name: str) -> Array:
-        return value @ self._weights[name + ".weight"].T + self._weights[name + ".bias"]
+        result: Array = value @ self._weights[name + ".weight"].T + self._weights[name + ".bias"]
+        return result
 
     def _norm(self, value: Array, name: str) -> Array:
         centred = value - value.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
-        return scaled * self._weights[name + ".weight"] + self._weights[name + ".bias"]
+        result: Array = scaled * self._weights[name + ".weight"] + self._weights[name + ".bias"]
+        return result
 
     def _attention(self, state: Array, mask: NDArray[np.int64], block: str) -> Array:
         batch, length, width = state.shape

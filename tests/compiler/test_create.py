@@ -32,8 +32,8 @@ from tests.support.tiny_models import (
 
 
 def create(source: Path, output: Path, **options: Any) -> CreatedBundle:
-    options = {"name": "tiny", "version": "1.0.0", "probes": False} | options
-    return create_bundle(CreateRequest(source, output, **options), lambda _: None)
+    given: dict[str, Any] = {"name": "tiny", "version": "1.0.0", "probes": False}
+    return create_bundle(CreateRequest(source, output, **(given | options)), lambda _: None)
 
 
 def left_over(folder: Path) -> list[str]:
