@@ -32,6 +32,7 @@ from runtime.front.stages.entries import operation_entry
 from runtime.front.tls import ServerCredentials
 from runtime.metrics import EngineReading, Metrics, MetricsServer
 from runtime.models.catalog import CatalogConfig, ModelCatalog
+from runtime.models.host import HostFactory
 from runtime.models.hosting import worker_hosts
 from runtime.policy.load import PolicyHolder
 from runtime.policy.model import PolicyError
@@ -73,10 +74,16 @@ def worker_config(config: ApplianceConfig) -> WorkerConfig:
 
 
 class Appliance:
-    """A running appliance. Use `running`, which starts and stops it."""
+    """A running appliance. Use `running`, which starts and stops it.
 
-    def __init__(self, config: ApplianceConfig) -> None:
+    Args:
+        config: the configuration.
+        hosts: what runs the models, by default a sandboxed worker process for each.
+    """
+
+    def __init__(self, config: ApplianceConfig, *, hosts: HostFactory | None = None) -> None:
         self.config = config
+        self._hosts = hosts or worker_hosts(worker_config(config), self._on_worker_event)
         self.metrics = Metrics()
         self.policies = PolicyHolder(config.policy)
         self.credentials = ServerCredentials(config.tls)
@@ -113,9 +120,8 @@ class Appliance:
         catalog_config = CatalogConfig(
             drain_seconds=config.limits.max_deadline_seconds + _RETIRE_MARGIN_SECONDS
         )
-        hosts = worker_hosts(worker_config(config), self._on_worker_event)
         self.catalog = ModelCatalog(
-            self.store, trust, hosts, config=catalog_config, on_event=self._on_event
+            self.store, trust, self._hosts, config=catalog_config, on_event=self._on_event
         )
         stack.push_async_callback(self.catalog.close)
         metrics_server = MetricsServer(self.metrics, config.metrics_listen)
@@ -227,9 +233,11 @@ def _note_failure(pending: Future[int]) -> None:
 
 
 @asynccontextmanager
-async def running(config: ApplianceConfig) -> AsyncIterator[Appliance]:
+async def running(
+    config: ApplianceConfig, *, hosts: HostFactory | None = None
+) -> AsyncIterator[Appliance]:
     """Start an appliance, and stop it gracefully at the end."""
-    appliance = Appliance(config)
+    appliance = Appliance(config, hosts=hosts)
     await appliance.start()
     try:
         yield appliance
@@ -271,7 +279,12 @@ async def serve(
         stopped.cancel()
         await appliance.stop()
         if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
+            _withdraw(ready_file)
+
+
+def _withdraw(path: Path) -> None:
+    """Remove the ready file."""
+    path.unlink(missing_ok=True)
 
 
 def _announce(path: Path, address: Address) -> None:

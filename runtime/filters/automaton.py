@@ -175,14 +175,9 @@ class _Builder:
         return tail
 
     def item(self, op: Any, value: Any) -> _Part:
-        if op is sre.LITERAL:
-            return self.position(_literal(value))
-        if op is sre.NOT_LITERAL:
-            return self.position(CharSet(_ASCII & ~_literal(value).ascii, other=True))
-        if op is sre.ANY:
-            return self.position(_ANY)
-        if op is sre.IN:
-            return self.position(_class(value))
+        chars = _single(op, value)
+        if chars is not None:
+            return self.position(chars)
         if op in (sre.MAX_REPEAT, sre.MIN_REPEAT):
             return self.repeat(*value)
         if op is sre.SUBPATTERN:
@@ -193,6 +188,17 @@ class _Builder:
             self.asserts = True
             return _Part([], [], empty=True)
         raise RuleError(f"a pattern uses {str(op).lower()}, which is not supported")
+
+
+def _single(op: Any, value: Any) -> CharSet | None:
+    """Return the characters of an item that stands for one; None for other items."""
+    if op is sre.LITERAL:
+        return _literal(value)
+    if op is sre.NOT_LITERAL:
+        return CharSet(_ASCII & ~_literal(value).ascii, other=True)
+    if op is sre.IN:
+        return _class(value)
+    return _ANY if op is sre.ANY else None
 
 
 def _literal(code: int) -> CharSet:

@@ -194,17 +194,19 @@ class Editor:
     def edit(self, units: Sequence[Unit]) -> Iterator[str]:
         """Yield what leaves for each unit; `kept` tells whether it was the unit itself."""
         for unit in units:
-            if self.blocked:
-                return
-            piece = self._replacement(unit)
-            if self.blocked:
+            piece = None if self.blocked else self._replacement(unit)
+            if piece is None:
                 return
             # A unit with no visible form is invisible text at the very beginning.
             self.kept = unit.start >= self._redacted_to
             yield piece + unit.text if self.kept else piece
 
-    def _replacement(self, unit: Unit) -> str:
-        """Take in the matches that begin before the unit's end; return the text they put here."""
+    def _replacement(self, unit: Unit) -> str | None:
+        """Take in the matches that begin before the unit's end.
+
+        Returns:
+            The text they put here; None when one of them ends the text.
+        """
         put = ""
         touching: list[Span] = []
         while self._next < len(self._spans) and self._spans[self._next].start < unit.end:
@@ -220,4 +222,4 @@ class Editor:
                 if unit.start >= self._redacted_to:
                     put = put or rule.replacement
                 self._redacted_to = max(self._redacted_to, span.end)
-        return put
+        return None if self.blocked else put

@@ -48,7 +48,7 @@ def _peer(context: aio.ServicerContext[Any, Any]) -> Peer:
     return Peer(certificate[0], version[0].decode("ascii", "replace"))
 
 
-class FrontHandler(grpc.GenericRpcHandler):
+class FrontHandler(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Finds the method's specification and makes its gRPC handler."""
 
     def __init__(self, specs: Mapping[str, MethodSpec], pipeline: Pipeline) -> None:

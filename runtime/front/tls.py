@@ -88,7 +88,10 @@ class ServerCredentials:
         import grpc
 
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._fetch, require_client_authentication=True
+            self._configuration(),
+            # None means "as before"; the stubs leave that out.
+            self._fetch,  # type: ignore[arg-type]
+            require_client_authentication=True,
         )
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:

@@ -14,7 +14,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from runtime.filters.rules import ACTIONS, DIRECTIONS, Rule, RuleError, compile_rule
+from runtime.filters.rewrite import RuleError
+from runtime.filters.rules import ACTIONS, DIRECTIONS, Rule, compile_rule
 from runtime.policy.model import Policy, PolicyError, Role, RoleLimits
 
 FORMAT_VERSION = 1
