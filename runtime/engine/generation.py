@@ -50,7 +50,11 @@ class GenerationEngine:
     def __init__(
         self, backend: TokenBackend, config: EngineConfig, template: ChatTemplate | None = None
     ) -> None:
-        """`template` renders conversations; without one they are refused as UNSUPPORTED."""
+        """`template` renders conversations; without one they are refused as UNSUPPORTED.
+
+        `defect` is the error that ended the engine's thread, if one did; `alive` is then
+        false, everything in flight has failed, and the process should be replaced.
+        """
         self._backend = backend
         self._config = config
         self._encoder = PromptEncoder(backend, template)
@@ -69,6 +73,7 @@ class GenerationEngine:
         self._idle.set()
         self._draining = False
         self._closed = False
+        self.defect: Exception | None = None
         self._prompt_tokens = self._generation_tokens = self._steps = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -149,7 +154,7 @@ class GenerationEngine:
             texts = [self._encoder.encode_text(text) for text in request.texts]
             for index, tokens in enumerate(texts):
                 self._check_length(f"texts[{index}]", len(tokens))
-            return Scoring(request, emit, texts, self._backend, now)
+            return Scoring(request, emit, texts, vocabulary=self._backend, arrived=now)
         prompt, field = self._encoder.encode(request.prompt)
         self._check_length(field, len(prompt) + 1)
         room = min(self._backend.context_tokens, self._backend.kv_tokens) - len(prompt)
@@ -157,15 +162,20 @@ class GenerationEngine:
         if request.fit_context:
             max_tokens = min(max_tokens, room)
         self._check_length("max_tokens", len(prompt) + max_tokens)
-        return Generation(request, emit, prompt, max_tokens, self._backend, now)
+        return Generation(
+            request,
+            emit,
+            prompt,
+            max_tokens=max_tokens,
+            vocabulary=self._backend,
+            arrived=now,
+        )
 
     def _check_length(self, field: str, tokens: int) -> None:
         """Refuse what could never run, however long it waited."""
         context, capacity = self._backend.context_tokens, self._backend.kv_tokens
         if tokens > context:
-            raise InvalidRequest(
-                field, f"{tokens} tokens are needed and the context has {context}"
-            )
+            raise InvalidRequest(field, f"{tokens} tokens are needed and the context has {context}")
         if tokens > capacity:
             raise InvalidRequest(
                 field,
@@ -186,6 +196,8 @@ class GenerationEngine:
                 if chunks:
                     self._steps += 1
                     self._step(chunks)
+        except Exception as defect:  # a bug: the owner reports it, nothing can be saved
+            self.defect = defect
         finally:
             # Reached by `close` and by a defect alike: nobody is left without an end.
             with self._lock:
@@ -322,6 +334,7 @@ class GenerationEngine:
             if not self._in_flight:
                 self._idle.set()
         _tell(sequence.emit, event)
+
 
 def _tell(emit: Callable[[Event], Any], event: Event) -> None:
     """Emit; a client whose callable raises is gone, and nobody else may notice."""

@@ -194,7 +194,7 @@ class LlamaBackend(LlamaVocabulary):
         if view is None:
             # A view is an address and a length; llama.cpp keeps its buffer for the life
             # of the context unless it has to grow, and then hands out other addresses.
-            view = np.frombuffer(self._row_type.from_address(address), dtype=np.float32)
+            view = np.ctypeslib.as_array(self._row_type.from_address(address))
             self._views[address] = view
         return view
 

@@ -205,9 +205,7 @@ class Scheduler:
             and sequence.computed >= self._config.prefix_min_tokens
         )
         if keep:
-            self._kept.keep(
-                sequence.slot, sequence.tenant, sequence.tokens[: sequence.computed]
-            )
+            self._kept.keep(sequence.slot, sequence.tenant, sequence.tokens[: sequence.computed])
         else:
             self._cache.forget(sequence.slot)
             self._free_slots.append(sequence.slot)

@@ -50,6 +50,7 @@ class Sequence:
         request: GenerateRequest | ScoreRequest,
         emit: Emit,
         tokens: list[int],
+        *,
         reserve_tokens: int,
         arrived: float,
     ) -> None:
@@ -83,11 +84,18 @@ class Generation(Sequence):
         request: GenerateRequest,
         emit: Emit,
         prompt: list[int],
+        *,
         max_tokens: int,
         vocabulary: Vocabulary,
         arrived: float,
     ) -> None:
-        super().__init__(request, emit, prompt, len(prompt) + max_tokens, arrived)
+        super().__init__(
+            request,
+            emit,
+            prompt,
+            reserve_tokens=len(prompt) + max_tokens,
+            arrived=arrived,
+        )
         self._prompt_tokens = len(prompt)
         self._max_tokens = max_tokens
         self._vocabulary = vocabulary
@@ -149,10 +157,17 @@ class Scoring(Sequence):
         request: ScoreRequest,
         emit: Emit,
         texts: list[list[int]],
+        *,
         vocabulary: Vocabulary,
         arrived: float,
     ) -> None:
-        super().__init__(request, emit, texts[0], max(map(len, texts)), arrived)
+        super().__init__(
+            request,
+            emit,
+            texts[0],
+            reserve_tokens=max(map(len, texts)),
+            arrived=arrived,
+        )
         self._texts = texts
         self._index = 0
         self._vocabulary = vocabulary

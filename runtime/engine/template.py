@@ -34,15 +34,18 @@ MAX_RENDER_SECONDS = 1.0
 _MAX_PRODUCT = 65_536
 
 _FILTERS = frozenset(
-    "capitalize count d default first int items join last length list lower map reject"
-    " rejectattr replace reverse safe select selectattr string title tojson trim upper".split()
+    {"capitalize", "count", "d", "default", "first", "int", "items", "join", "last", "length"}
+    | {"list", "lower", "map", "reject", "rejectattr", "replace", "reverse", "safe", "select"}
+    | {"selectattr", "string", "title", "tojson", "trim", "upper"}
 )
 _TESTS = frozenset(
-    "defined undefined string mapping sequence iterable number integer boolean none true false"
-    " eq ne lt le gt ge in equalto sameas == != < <= > >=".split()
+    {"defined", "undefined", "string", "mapping", "sequence", "iterable", "number", "integer"}
+    | {"boolean", "none", "true", "false", "in", "sameas", "eq", "equalto", "ne", "lt", "le"}
+    | {"gt", "ge", "==", "!=", "<", "<=", ">", ">="}
 )
+# What pads, expands or multiplies; `replace` can grow a string by any factor.
 _STRING_MAKERS = frozenset(
-    "center ljust rjust zfill expandtabs format format_map encode translate join replace".split()
+    {"center", "ljust", "rjust", "zfill", "expandtabs", "encode", "translate", "join", "replace"}
 )
 
 
@@ -98,7 +101,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         self.filters = {name: self.filters[name] for name in _FILTERS}
-        self.tests = {name: self.tests[name] for name in _TESTS if name in self.tests}
+        self.tests = {name: self.tests[name] for name in _TESTS}
         self.globals = {"namespace": self.globals["namespace"], "dict": dict}
         self.globals["raise_exception"] = _raise_exception
 
@@ -106,6 +109,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(obj, str) and attr in _STRING_MAKERS:
             return False
         return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """Refuse `str.format`, which Jinja would only guard against attribute access."""
+        if super().wrap_str_format(value) is not None:
+            raise TemplateError("the chat template formats with str.format")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%":
