@@ -10,12 +10,20 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from casemate.cli.audit_folder import (
+    format_time,
+    open_log,
+    parse_since,
+    read_file,
+    read_vkeys,
+    signers,
+)
 from casemate.cli.output import emit, json_option, table
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
 
 PROGRESS_AFTER_SECONDS = 2.0
 FOLLOW_POLL_SECONDS = 0.25
-_AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def _folder_argument(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -247,57 +254,6 @@ def _follow(
             raise AuditError("the log was cut or rewritten while it was followed")
 
 
-def open_log(folder: Path, keys: tuple[VerifierKey, ...]) -> PublishedLog:
-    """Open a log's folder under its newest checkpoint, whose signatures are checked."""
-    from security.audit.published import PublishedLog
-    from security.errors import AuditError
-
-    try:
-        return PublishedLog(folder, keys)
-    except FileNotFoundError as error:
-        raise AuditError(f"{folder} is not an audit log: it has no checkpoint") from error
-
-
-def read_vkeys(path: Path) -> tuple[VerifierKey, ...]:
-    """Read the log's verifier keys from a file."""
-    from security.audit.note import parse_vkeys
-
-    return parse_vkeys(read_text(path, "the log's verifier keys"))
-
-
-def read_text(path: Path, what: str) -> str:
-    """Read a small text file that the user named."""
-    return read_file(path, what).decode("utf-8", errors="surrogateescape")
-
-
-def read_file(path: Path, what: str, limit_bytes: int = 64 << 20) -> bytes:
-    """Read a file that the user named; say plainly what is wrong with it."""
-    from security.audit.published import read_bounded
-    from security.errors import UsageError
-
-    try:
-        return read_bounded(path, limit_bytes)
-    except FileNotFoundError as error:
-        raise UsageError(f"{what}: no such file: {path}") from error
-
-
-def parse_since(text: str, now: datetime) -> int:
-    """Return Unix milliseconds for an age such as "2h" or a date; UTC where none is said."""
-    unit = _AGES.get(text[-1:])
-    if unit and text[:-1].isdecimal() and len(text) <= 7:
-        moment = now - timedelta(**{unit: int(text[:-1])})
-    else:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise click.BadParameter(
-                f"{text!r} is no age (30m, 2h, 7d) and no date (2026-11-23T08:00)",
-                param_hint="--since",
-            ) from error
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1000)
-
-
 def _held_checkpoint(path: Path) -> bytes:
     """Return the signed note in a checkpoint, tlog-proof or receipt file."""
     from security.audit import receipt
@@ -344,18 +300,6 @@ def _row(index: int, entry: AuditEntry) -> list[str]:
 
 def _json_line(index: int, entry: AuditEntry) -> str:
     return json.dumps({"index": index, **json.loads(entry.encode())}, ensure_ascii=False)
-
-
-def format_time(time_ms: int) -> str:
-    """Return Unix milliseconds as UTC, to the second."""
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def signers(keys: tuple[VerifierKey, ...]) -> list[str]:
-    """Name keys as "algorithm name"."""
-    from security.audit.note import ALGORITHM_NAMES
-
-    return [f"{ALGORITHM_NAMES[key.algorithm]} {key.name}" for key in keys]
 
 
 @contextlib.contextmanager

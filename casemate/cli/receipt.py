@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from casemate.cli.audit_folder import (
+    format_time,
+    open_log,
+    read_file,
+    read_text,
+    read_vkeys,
+    signers,
+)
 from casemate.cli.output import emit, json_option
 
 if TYPE_CHECKING:
@@ -55,7 +63,6 @@ def verify(
         casemate receipt verify answer.receipt --vkeys log.vkeys \\
             --prompt-file prompt.txt --answer-file answer.txt
     """
-    from casemate.cli.audit import read_file, read_text
     from security.audit.receipt import check_answer, check_request, verify_receipt
     from security.errors import UsageError
 
@@ -84,8 +91,6 @@ def _refuse(reason: str, receipt: VerifiedReceipt) -> None:
 
 def _check_folder(receipt: VerifiedReceipt, folder: Path, vkeys: Path) -> None:
     """Check that a log's folder extends the receipt's checkpoint and holds its entry."""
-    from casemate.cli.audit import open_log, read_vkeys
-
     log = open_log(folder, read_vkeys(vkeys))
     head = receipt.head.checkpoint
     if log.head.checkpoint.origin != head.origin:
@@ -99,8 +104,6 @@ def _check_folder(receipt: VerifiedReceipt, folder: Path, vkeys: Path) -> None:
 
 def _result(receipt: VerifiedReceipt, request: bool, answer: bool, folder: bool) -> dict[str, Any]:
     import json
-
-    from casemate.cli.audit import format_time, signers
 
     return {
         "ok": True,
