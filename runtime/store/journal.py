@@ -68,7 +68,7 @@ def replay(path: Path, content: bytes) -> Replay:
         if payload is None:
             # Only the last append can be torn, and it is one line: whatever
             # follows a bad line was acknowledged after it.
-            if 0 <= end < len(content) - 1:
+            if 0 <= end < len(content) - 1 or len(line) > _stated_bytes(line):
                 raise JournalDamaged(path, len(records), "length or CRC-32 is wrong")
             break
         record = _record(path, len(records), payload, head)
@@ -86,6 +86,14 @@ def _payload(line: bytes) -> bytes | None:
     if line[:_PREFIX_BYTES] != b"%08x %08x " % (len(payload), zlib.crc32(payload)):
         return None
     return payload
+
+
+def _stated_bytes(line: bytes) -> int:
+    """Return how long a bad line says that it is; the most it may be, when it does not say."""
+    try:
+        return _PREFIX_BYTES + int(line[:8], 16) + 1
+    except ValueError:
+        return MAX_RECORD_BYTES
 
 
 def _record(path: Path, number: int, payload: bytes, head: str) -> Mapping[str, Any]:
