@@ -128,8 +128,7 @@ def _render(data: dict[str, Any]) -> None:
         "",
         "Next:",
         f"  casemate identity issue camera-1 --domain {folder}",
-        "  casemate bundle create --help         # then: casemate sign BUNDLE --keys "
-        f"{folder}/signing",
-        f"  casemate serve {folder}",
+        f"  casemate sign BUNDLE --keys {folder}/signing    # once you have made a bundle",
+        f"  casemate serve --config {folder}/casemate.toml",
     ]
     click.echo("\n".join(lines))

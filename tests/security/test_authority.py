@@ -227,6 +227,7 @@ class TestRequest:
         der = x509.load_pem_x509_csr(_request(generate(Algorithm.ECDSA_P256))).public_bytes(
             Encoding.DER
         )
+        assert public_key_of_request(pem_of("CERTIFICATE REQUEST", der))
         for flipped in bit_flips(der):
             with pytest.raises(IdentityError):
                 public_key_of_request(pem_of("CERTIFICATE REQUEST", flipped))

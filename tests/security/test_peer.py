@@ -126,6 +126,7 @@ def test_what_is_no_certificate_is_malformed(domain: TrustDomain, pem: bytes) ->
 def test_no_flipped_bit_is_believed(domain: TrustDomain, camera: bytes) -> None:
     verifier = _plain(domain)
     der = x509.load_pem_x509_certificate(camera).public_bytes(Encoding.DER)
+    assert verifier.verify(pem_of("CERTIFICATE", der)).name == "camera-1"
     for flipped in bit_flips(der):
         assert _reason(verifier, pem_of("CERTIFICATE", flipped)) in {"issuer", "malformed"}
 

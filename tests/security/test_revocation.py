@@ -96,6 +96,7 @@ def test_another_name_is_refused() -> None:
 
 def test_no_flipped_bit_is_believed() -> None:
     der = x509.load_pem_x509_crl(_list(5, 6)).public_bytes(Encoding.DER)
+    assert RevocationList.parse(pem_of("X509 CRL", der), ISSUING.certificate).serials == {5, 6}
     for flipped in bit_flips(der):
         with pytest.raises(IdentityError):
             RevocationList.parse(pem_of("X509 CRL", flipped), ISSUING.certificate)
