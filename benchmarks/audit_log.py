@@ -164,9 +164,9 @@ def measure(folder: Path, signer: LogSigner, seconds: float, flush_ms: float) ->
 
 def show(result: dict[str, Any]) -> None:
     print(
-        f"\nadded to each flush: {result['added_flush_ms']} ms; open after {result['entries_in_log']} "
-        f"entries: {result['open_seconds']} s; verify: "
-        f"{result['verify_entries_per_second']:,.0f} entries/s"
+        f"\nadded to each flush: {result['added_flush_ms']} ms; "
+        f"open after {result['entries_in_log']} entries: {result['open_seconds']} s; "
+        f"verify: {result['verify_entries_per_second']:,.0f} entries/s"
     )
     print("in flight  receipts  entries/s    p50 ms    p99 ms")
     for run in result["runs"]:

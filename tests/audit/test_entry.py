@@ -60,7 +60,7 @@ def test_bytes_are_rfc_8785_and_round_trip(entry: AuditEntry) -> None:
 
 
 def typical() -> dict[str, Any]:
-    return json.loads(
+    value: dict[str, Any] = json.loads(
         AuditEntry(
             kind="completed",
             time_ms=1_700_000_000_000,
@@ -70,6 +70,7 @@ def typical() -> dict[str, Any]:
             request_commitment=HEX,
         ).encode()
     )
+    return value
 
 
 def changed(**values: Any) -> bytes:
