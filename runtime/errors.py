@@ -91,6 +91,8 @@ class WorkFailed(WorkerError):
     """
 
     def __init__(self, reason: FailureReason, field: str = "", detail: str = "") -> None:
-        super().__init__(": ".join(part for part in (field, detail or reason.value) if part), reason)
+        super().__init__(
+            ": ".join(part for part in (field, detail or reason.value) if part), reason
+        )
         self.field = field
         self.detail = detail

@@ -167,5 +167,3 @@ class BatchLoop(Generic[ItemT]):
         if gone:
             self._waiting = [item for item in self._waiting if item.request_id not in gone]
         return gone
-
-

@@ -38,9 +38,7 @@ def deadline_of(work: worker_pb2.Submit) -> float | None:
     return time.monotonic() + work.deadline_ms / 1000 if work.deadline_ms else None
 
 
-def generate_request(
-    work: worker_pb2.Submit, manifest: BundleManifest
-) -> types.GenerateRequest:
+def generate_request(work: worker_pb2.Submit, manifest: BundleManifest) -> types.GenerateRequest:
     """Return the engine's request; raises InvalidRequest."""
     wire = work.generate
     limit = manifest.limits.max_output_tokens

@@ -86,7 +86,7 @@ def _from_raw(raw: bytes, datatype: str, count: int, field: str) -> Array:
 
 def _split(raw: bytes, count: int, field: str) -> list[bytes]:
     """Cut length-prefixed elements; exactly `count` must fill `raw`."""
-    elements = []
+    elements: list[bytes] = []
     start = 0
     while start < len(raw) and len(elements) < count:
         if len(raw) - start < _LENGTH.size:
@@ -114,7 +114,8 @@ def _from_contents(
     if datatype == "BYTES":
         return _strings([bytes(value) for value in contents.bytes_contents], field)
     try:
-        return np.array(values, dtype=DTYPES[datatype])
+        # A list, because numpy wraps the integers of other sequences silently.
+        return np.array(list(values), dtype=DTYPES[datatype])
     except OverflowError:
         raise InvalidRequest(field, f"an element is out of the range of {datatype}") from None
 

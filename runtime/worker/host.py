@@ -85,7 +85,7 @@ class ModelHost:
     @property
     def ready(self) -> bool:
         """Whether a request would be taken now."""
-        return self._worker is not None and not self._stopping
+        return self._worker is not None and self._worker.alive and not self._stopping
 
     @property
     def breaker_state(self) -> BreakerState:
@@ -126,7 +126,7 @@ class ModelHost:
             WorkerGone: there is no worker now; `.retry_after_ms` says when there may be.
             WorkFailed: CAPACITY, when the worker has too many requests inside.
         """
-        if self._worker is None or self._stopping:
+        if self._worker is None or not self.ready:
             raise WorkerGone(self.retry_after_ms)
         return self._worker.submit(work)
 

@@ -68,7 +68,7 @@ def enter(limits: SandboxLimits, allow_missing: Collection[str] = ()) -> tuple[s
     for library in ("py_landlock", "pyseccomp"):
         with suppress(Exception):
             importlib.import_module(library)
-    threads = len(os.listdir("/proc/self/task"))
+    threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     if threads != 1:
         raise SandboxError("landlock", f"{threads} threads run already and would escape it")
     steps: tuple[tuple[str, Callable[[], tuple[str, ...]]], ...] = (

@@ -57,7 +57,7 @@ class WorkerConfig:
             value = getattr(self, name)
             if not math.isfinite(value) or value <= 0:
                 raise SettingsError(f"{name} must be above 0, not {value}")
-        for name in ("threads", "kv_tokens", "max_sequences", "max_queue_delay_us", "restart_limit"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be 0 or more, not {getattr(self, name)}")
         unknown = sorted(set(self.allow_missing_layers) - LAYERS)
@@ -73,6 +73,7 @@ class WorkerConfig:
         return self.threads or len(os.sched_getaffinity(0))
 
 
+_NOT_NEGATIVE = ("threads", "kv_tokens", "max_sequences", "max_queue_delay_us", "restart_limit")
 _POSITIVE = (
     "memory_limit_mib",
     "max_open_files",

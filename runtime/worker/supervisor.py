@@ -18,6 +18,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -32,6 +33,7 @@ from security.bundle.opening import VerifiedBundle
 
 _RETRY_AFTER_MS = 500
 _KILL_GRACE_SECONDS = 5.0
+_EXIT_GRACE_SECONDS = 0.5
 # What may wait in this process for a worker that does not read.
 _MAX_UNSENT_BYTES = 64 << 20
 
@@ -51,7 +53,7 @@ class _Channel(asyncio.Protocol):
             self._owner.kill_now("it broke the framing")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._owner.kill_now("it closed its channel")
+        self._owner.on_channel_closed()
 
 
 class WorkerProcess:
@@ -69,7 +71,6 @@ class WorkerProcess:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[worker_pb2.Ready] = loop.create_future()
-        self._drained: asyncio.Future[None] = loop.create_future()
         self._streams: dict[int, WorkStream] = {}
         self._next_id = 1
         self._draining = False
@@ -101,7 +102,8 @@ class WorkerProcess:
             await self._connect()
             self._send(worker_pb2.ToWorker(load=_load_message(bundle, descriptors, config)))
             async with asyncio.timeout(config.start_timeout_seconds):
-                await asyncio.wait({self._ready, self.closed}, return_when="FIRST_COMPLETED")
+                either: set[asyncio.Future[Any]] = {self._ready, self.closed}
+                await asyncio.wait(either, return_when="FIRST_COMPLETED")
         except TimeoutError:
             await self.kill(f"it was not ready within {config.start_timeout_seconds:g} s")
             raise WorkerError(f"{self._context}: {self.death_reason}") from None
@@ -125,6 +127,11 @@ class WorkerProcess:
         self._transport = transport
 
     @property
+    def alive(self) -> bool:
+        """Whether it takes requests: not dead, not being drained."""
+        return not self.closed.done() and not self._draining
+
+    @property
     def ready(self) -> worker_pb2.Ready:
         """What the worker said about itself when it had loaded the model."""
         return self._ready.result()
@@ -145,7 +152,7 @@ class WorkerProcess:
             WorkerGone: the worker is dead or draining.
             WorkFailed: CAPACITY when too many requests are inside already.
         """
-        if self.closed.done() or self._draining or self._transport is None:
+        if not self.alive or self._transport is None:
             raise WorkerGone(_RETRY_AFTER_MS)
         unsent = self._transport.get_write_buffer_size()
         if len(self._streams) >= self._config.max_queue or unsent > _MAX_UNSENT_BYTES:
@@ -189,6 +196,11 @@ class WorkerProcess:
         self.death_reason = self.death_reason or reason
         self._child.signal(signal.SIGKILL)
 
+    def on_channel_closed(self) -> None:
+        """Give a process that is ending the time to say why, then kill it."""
+        if not self.closed.done():
+            self._loop.call_later(_EXIT_GRACE_SECONDS, self.kill_now, "it closed its channel")
+
     def on_message(self, message: worker_pb2.FromWorker, size: int) -> None:
         """Handle one message of the worker; `size` is its length in bytes."""
         kind = message.WhichOneof("message")
@@ -205,8 +217,8 @@ class WorkerProcess:
             case "pong":
                 self._on_pong(message.pong)
             case "drained" if self._draining:
-                if not self._drained.done():
-                    self._drained.set_result(None)
+                # The process exits by itself now; `drain` waits for that.
+                pass
             case _:
                 self.dropped["unexpected message"] += 1
 
@@ -306,5 +318,3 @@ def _load_message(
         max_batch=config.max_batch,
         max_queue_delay_us=config.max_queue_delay_us,
     )
-
-

@@ -94,9 +94,7 @@ def _argument_rules(rules: Any, seccomp: Any) -> None:
     for kind in (_MAP_ANONYMOUS, _MAP_SHARED):
         rules.add_rule(allow, "mmap", no_exec, argument(3, masked, kind | _MAP_GROWSDOWN, 0))
     rules.add_rule(allow, "mprotect", argument(2, masked, _PROT_EXEC | _PROT_GROWS, 0))
-    rules.add_rule(
-        allow, "tgkill", argument(0, equal, os.getpid())
-    )
+    rules.add_rule(allow, "tgkill", argument(0, equal, os.getpid()))
     for option in (_PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA):
         rules.add_rule(allow, "prctl", argument(0, equal, option))
     for command in (_F_DUPFD_CLOEXEC, _F_GET_SEALS, _F_GETFD, _F_SETFD, _F_GETFL):

@@ -70,9 +70,7 @@ def manifest_for(task: str, **changes: Any) -> BundleManifest:
         "task": task,
         "created": CREATED,
         "variants": (Variant.of("default", backend),),
-        "limits": BundleLimits(
-            context_tokens=context, max_sequences=8, max_output_tokens=context
-        ),
+        "limits": BundleLimits(context_tokens=context, max_sequences=8, max_output_tokens=context),
         "serving_defaults": ServingDefaults(max_tokens=min(32, context)),
     }
     if task == "generate":

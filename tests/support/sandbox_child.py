@@ -170,9 +170,7 @@ FORBIDDEN: dict[str, Callable[[], int]] = {
     "executable memory": _call("mmap", 0, _PAGE, 7, _MAP_PRIVATE_ANONYMOUS, -1, 0),
     "make memory executable": _call("mprotect", _BUFFER & ~(_PAGE - 1), _PAGE, 7),
     "shared anonymous memory": _call("mmap", 0, _PAGE, 3, _MAP_SHARED_ANONYMOUS, -1, 0),
-    "growing memory": _call(
-        "mmap", 0, _PAGE, 3, _MAP_PRIVATE_ANONYMOUS | _MAP_GROWSDOWN, -1, 0
-    ),
+    "growing memory": _call("mmap", 0, _PAGE, 3, _MAP_PRIVATE_ANONYMOUS | _MAP_GROWSDOWN, -1, 0),
     "lock memory": _call("mlock", _BUFFER, _PAGE),
 }
 
@@ -192,7 +190,7 @@ def memory() -> dict[str, int]:
     try:
         while len(kept) < 64 * MEMORY_MIB:
             block = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            block[:: _PAGE] = b"x" * (len(block) // _PAGE)
+            block[::_PAGE] = b"x" * (len(block) // _PAGE)
             kept.append(block)
     except (MemoryError, OSError):
         pass

@@ -16,12 +16,14 @@ QUICK = WorkerConfig(
     threads=1,
     memory_limit_mib=2048,
     heartbeat_seconds=0.2,
-    missed_heartbeats=5,
+    # Generous: a busy machine must not look like a hung worker.
+    missed_heartbeats=60,
     restart_backoff_seconds=0.01,
     max_sequences=4,
 )
 
 StartHost = Callable[[str], "AsyncIterator[ModelHost]"]
+
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SignedBundle]:
@@ -29,6 +31,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SignedBundle]
     root: Path = tmp_path_factory.mktemp("bundles")
     tasks = ("generate", "embed", "classify", "tensor")
     return {task: tiny_bundle(root / task, task) for task in tasks}
+
 
 @pytest_asyncio.fixture
 async def text_host(bundles: dict[str, SignedBundle]) -> AsyncIterator[ModelHost]:

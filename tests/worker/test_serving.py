@@ -49,9 +49,7 @@ async def test_chat_is_rendered_with_the_signed_template(text_host: ModelHost) -
 async def test_logprobs_come_with_alternatives(text_host: ModelHost) -> None:
     work = generate(logprobs=True, top_logprobs=2)
     tokens = [
-        token
-        async for message in text_host.submit(work)
-        for token in message.delta.delta.logprobs
+        token async for message in text_host.submit(work) for token in message.delta.delta.logprobs
     ]
     assert tokens
     assert all(token.logprob <= 0 and len(token.alternatives) == 2 for token in tokens)
