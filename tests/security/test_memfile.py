@@ -12,6 +12,10 @@ import pytest
 from security.memfile import CHUNK_BYTES, FileChangedError, copy_sealed
 
 
+def _descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[int]:
     fd = os.open(tmp_path / "source", os.O_RDWR | os.O_CREAT)
@@ -41,10 +45,10 @@ def test_a_file_that_is_not_as_long_as_it_was_is_refused(
     size: int, difference: int, source: int
 ) -> None:
     os.pwrite(source, bytes(size + difference), 0)
-    before = set(os.listdir("/proc/self/fd"))
+    before = _descriptors()
     with pytest.raises(FileChangedError):
         copy_sealed(source, size, "test")
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert _descriptors() == before
 
 
 def test_the_copy_does_not_follow_the_source(source: int) -> None:

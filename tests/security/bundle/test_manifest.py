@@ -102,11 +102,13 @@ def test_any_value_in_any_field_gives_a_manifest_or_a_bundle_error(
     field: str, value: object
 ) -> None:
     document = json.loads(encode_manifest(manifest())) | {field: value}
+    refusal: BundleError | None = None
     try:
         parse_manifest(json.dumps(document).encode())
     except BundleError as error:
-        assert error.reason.startswith("manifest-")
-        assert str(error).isprintable()
+        refusal = error
+    assert refusal is None or refusal.reason.startswith("manifest-")
+    assert str(refusal).isprintable()
 
 
 def test_the_message_names_the_field_and_not_its_value() -> None:
@@ -142,8 +144,15 @@ def test_a_variant_knows_its_file(backend: str) -> None:
 # From the test cases linked at semver.org.
 @pytest.mark.parametrize(
     "version",
-    ["0.0.4", "1.1.2-prerelease+meta", "1.0.0-alpha.0valid", "1.0.0--", "2.0.0+build.1848"]
-    + ["1.0.0-0A.is.legal", "1.2.3----RC-SNAPSHOT.12.9.1--.12+788"],
+    [
+        "0.0.4",
+        "1.1.2-prerelease+meta",
+        "1.0.0-alpha.0valid",
+        "1.0.0--",
+        "2.0.0+build.1848",
+        "1.0.0-0A.is.legal",
+        "1.2.3----RC-SNAPSHOT.12.9.1--.12+788",
+    ],
 )
 def test_semantic_versions(version: str) -> None:
     assert SEMVER.fullmatch(version)

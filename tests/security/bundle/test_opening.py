@@ -34,7 +34,7 @@ MODEL = "variants/default/model.gguf"
 
 
 def _descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def test_a_good_bundle_opens_with_everything_in_it(tmp_path: Path) -> None:

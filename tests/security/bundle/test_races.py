@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -17,6 +17,7 @@ from security.errors import BundleError
 from tests.support.forged_bundles import NOW, PROBES, make_signed, trusting
 
 ROUNDS = 1_000
+Attack = Callable[[str, Event, Event], None]
 EVIL = b"E" * len(PROBES)
 
 
@@ -59,7 +60,7 @@ def _link_for_ever(path: str, started: Event, stop: Event) -> None:
 
 
 @contextmanager
-def _attacker(work: object, path: Path) -> Iterator[None]:
+def _attacker(work: Attack, path: Path) -> Iterator[None]:
     context = multiprocessing.get_context("fork")
     started, stop = context.Event(), context.Event()
     process = context.Process(target=work, args=(str(path), started, stop))
@@ -74,7 +75,7 @@ def _attacker(work: object, path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("work", [_swap_for_ever, _write_for_ever, _link_for_ever])
-def test_a_file_swapped_during_opening_never_wins(work: object, tmp_path: Path) -> None:
+def test_a_file_swapped_during_opening_never_wins(work: Attack, tmp_path: Path) -> None:
     path = make_signed(tmp_path / "bundle")
     trust = trusting()
     wins = opened = refused = 0
