@@ -6,12 +6,11 @@ attributes of the interpreter, no changing of its arguments), no loader (no incl
 import or extends), a short list of filters and tests, and these limits:
 
   - the source, and the text it renders to, have a largest size;
-  - `range` and the messages may be walked for `MAX_LOOP_ITEMS` steps in one rendering;
-  - nothing that makes a long string or a large number out of short ones: `*` and `**`
-    with large results, "%" formatting, `format`, `center` and their like;
-  - a time limit, looked at with every piece of output and every loop step that is
-    counted. There is no signal and no thread to kill: what bounds a rendering that
-    produces nothing is the loop limit; what bounds everything is the worker's rlimits.
+  - its loops may take `MAX_LOOP_ITEMS` steps in one rendering, all of them together;
+  - no value grows beyond the size of a rendering: `+`, `~`, `*`, `**`, `join` and
+    `replace` are checked before they run, and formatting and padding are not there;
+  - a time limit, looked at with every piece of output and every step of a loop. No
+    signal interrupts an expression: those are bounded by the size of what they make.
 
 Templates can refuse a conversation with `raise_exception(message)`. There is no clock.
 """
@@ -19,11 +18,13 @@ Templates can refuse a conversation with `raise_exception(message)`. There is no
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from runtime.engine.errors import TemplateError
 
@@ -31,7 +32,7 @@ MAX_TEMPLATE_CHARS = 65_536
 MAX_RENDERED_CHARS = 1_048_576
 MAX_LOOP_ITEMS = 10_000
 MAX_RENDER_SECONDS = 1.0
-_MAX_PRODUCT = 65_536
+_MAX_POWER_OPERAND = 16
 
 _FILTERS = frozenset(
     {"capitalize", "count", "d", "default", "first", "int", "items", "join", "last", "length"}
@@ -47,6 +48,10 @@ _TESTS = frozenset(
 _STRING_MAKERS = frozenset(
     {"center", "ljust", "rjust", "zfill", "expandtabs", "encode", "translate", "join", "replace"}
 )
+
+
+# Not a name that a template could set.
+_BUDGET = "rendering budget"
 
 
 class _Refused(Exception):
@@ -67,43 +72,28 @@ class _Budget:
         if time.monotonic() > self._deadline:
             raise TemplateError("the chat template takes too long")
 
-    def range(self, *bounds: int) -> Iterator[int]:
-        yield from self.walk(range(*bounds))
-
-    def walk(self, values: Sequence[Any]) -> Iterator[Any]:
+    def walk(self, values: Iterable[Any]) -> Iterator[Any]:
         for value in values:
             self.spend(1)
             yield value
 
 
-class _Messages(list[dict[str, str]]):
-    """The messages, whose every walk is counted."""
-
-    def __init__(self, messages: Sequence[dict[str, str]], budget: _Budget) -> None:
-        super().__init__(messages)
-        self._budget = budget
-
-    def __iter__(self) -> Iterator[dict[str, str]]:
-        return self._budget.walk([self[index] for index in range(len(self))])
-
-    def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return _Messages(found, self._budget) if isinstance(index, slice) else found
-
-
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox, less what makes much out of little."""
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         self.filters = {name: self.filters[name] for name in _FILTERS}
+        self.filters["walk"] = _walk
+        self.filters["join"] = _join
+        self.filters["replace"] = _replace
         self.tests = {name: self.tests[name] for name in _TESTS}
         self.globals = {"namespace": self.globals["namespace"], "dict": dict}
-        self.globals["raise_exception"] = _raise_exception
+        self.globals |= {"raise_exception": _raise_exception, "range": _range}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str) and attr in _STRING_MAKERS:
@@ -115,20 +105,87 @@ class _Environment(ImmutableSandboxedEnvironment):
         if super().wrap_str_format(value) is not None:
             raise TemplateError("the chat template formats with str.format")
 
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        _Counted().visit(tree)
+        return tree
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "%":
-            if not isinstance(left, int):
-                raise TemplateError("the chat template formats with %")
-        elif not _is_small(operator, left, right):
-            raise TemplateError("the chat template multiplies beyond the limit")
+        if not _is_small(operator, left, right):
+            raise TemplateError("the chat template makes a value beyond the limit")
         return super().call_binop(context, operator, left, right)
 
 
+class _Counted(NodeTransformer):
+    """Puts what the sandbox cannot intercept where it is counted.
+
+    `for x in y` becomes `for x in y | walk`, and `a ~ b` the `+` of strings that it is.
+    """
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - jinja2's naming
+        self.generic_visit(node)
+        node.iter = nodes.Filter(node.iter, "walk", [], [], None, None, lineno=node.lineno)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - jinja2's naming
+        self.generic_visit(node)
+        texts = [
+            nodes.Filter(part, "string", [], [], None, None, lineno=node.lineno)
+            for part in node.nodes
+        ]
+        result: nodes.Expr = texts[0]
+        for text in texts[1:]:
+            result = nodes.Add(result, text, lineno=node.lineno)
+        return result
+
+
 def _is_small(operator: str, left: Any, right: Any) -> bool:
+    """Whether the result of an operator stays below the size of a rendering."""
+    if operator == "%":
+        return isinstance(left, int)
     if operator == "**":
-        return isinstance(left, int) and isinstance(right, int) and max(left, right) <= 16
-    sizes = [value if isinstance(value, int | float) else len(value) for value in (left, right)]
-    return abs(sizes[0] * sizes[1]) <= _MAX_PRODUCT
+        return all(
+            isinstance(value, int) and value <= _MAX_POWER_OPERAND for value in (left, right)
+        )
+    if operator == "+":
+        return _size(left) + _size(right) <= MAX_RENDERED_CHARS
+    if isinstance(left, int | float) and isinstance(right, int | float):
+        return True
+    # A sequence times a number.
+    times = left if isinstance(left, int) else right if isinstance(right, int) else 1
+    return _size(left) * _size(right) * max(times, 1) <= MAX_RENDERED_CHARS
+
+
+def _size(value: Any) -> int:
+    return len(value) if hasattr(value, "__len__") else 1
+
+
+@jinja2.pass_context
+def _walk(context: jinja2.runtime.Context, values: Iterable[Any]) -> Iterator[Any]:
+    budget: _Budget = context[_BUDGET]
+    return budget.walk(values)
+
+
+def _range(*bounds: int) -> range:
+    found = range(*bounds)
+    if len(found) > MAX_LOOP_ITEMS:
+        raise TemplateError("the chat template makes a range beyond the limit")
+    return found
+
+
+def _join(values: Any, separator: str = "") -> str:
+    """Jinja's `join`, without attributes, and bounded."""
+    texts = [str(value) for value in values]
+    if sum(map(len, texts)) + len(texts) * len(separator) > MAX_RENDERED_CHARS:
+        raise TemplateError("the chat template makes a value beyond the limit")
+    return separator.join(texts)
+
+
+def _replace(text: str, old: str, new: str) -> str:
+    """Jinja's `replace`, without a count, and bounded."""
+    if len(text) + text.count(old) * len(new) > MAX_RENDERED_CHARS:
+        raise TemplateError("the chat template makes a value beyond the limit")
+    return text.replace(old, new)
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -161,15 +218,11 @@ class ChatTemplate:
         """
         budget = _Budget()
         turns = [{"role": role, "content": content} for role, content in messages]
+        variables = {_BUDGET: budget, "messages": turns, "add_generation_prompt": True}
         parts: list[str] = []
         length = 0
         try:
-            for part in self._template.generate(
-                messages=_Messages(turns, budget),
-                range=budget.range,
-                add_generation_prompt=True,
-                **self._special,
-            ):
+            for part in self._template.generate(variables | self._special):
                 budget.spend()
                 length += len(part)
                 if length > MAX_RENDERED_CHARS:

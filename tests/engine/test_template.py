@@ -100,18 +100,25 @@ def test_the_usual_constructs_work() -> None:
         "{{ raise_exception('roles must alternate') }}{%- endif -%}"
         "{%- set ns.n = ns.n + 1 -%}"
         "{{ m['content'] | trim | upper }}{{ '-' * loop.index }}{%- endfor -%}"
-        "{{ ns.n }}{%- for i in range(3) -%}{{ i }}{%- endfor -%}"
+        "{{ ns.n }}{%- if true -%}{%- endif -%}{%- for i in range(3) -%}{{ i }}{%- endfor -%}"
         "{{ ' gen' if add_generation_prompt }}{{ messages | length }}"
     )
     template = ChatTemplate(source)
     turns = [("system", "s"), ("user", "a "), ("assistant", "b")]
     assert template.render(turns) == "A-B--2012 gen3"
+    small = (
+        "{{ 'a' ~ 1 ~ 'b' }}{{ 'x-y' | replace('-', '+') }}{{ ['p', 'q'] | join(',') }}{{ 7 % 4 }}"
+    )
+    assert ChatTemplate(small).render(turns) == "a1bx+yp,q3"
     with pytest.raises(TemplateError, match="does not accept"):
         template.render([("assistant", "secret")])
 
 
 HOSTILE = {
     "a long loop": "{% for i in range(1000000) %}{% endfor %}",
+    "nested loops over lists": "{% for i in [1] * 9000 %}{% for j in 'ab' * 4000 %}{% endfor %}"
+    "{% endfor %}",
+    "a long range as a list": "{{ range(1000000000) | list }}",
     "nested loops": "{% for i in range(9) %}" * 5 + "x" + "{% endfor %}" * 5,
     "a loop over the messages in a loop": "{% for i in range(9000) %}{% for m in messages %}"
     "{% for n in messages %}{% endfor %}{% endfor %}{% endfor %}",
@@ -124,6 +131,15 @@ HOSTILE = {
     "a centred string": "{{ 'a' | center(1000000000) }}",
     "doubling": "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(40) %}"
     "{% set ns.s = ns.s + ns.s %}{{ ns.s }}{% endfor %}",
+    "doubling in silence": "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(60) %}"
+    "{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "doubling by tilde": "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(60) %}"
+    "{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "doubling a list": "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}"
+    "{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "growing by replace": "{{ ('a' * 65536) | replace('a', 'b' * 65536) }}",
+    "growing by join": "{{ ([1] * 65536) | join('b' * 65536) }}",
+    "growing by a method": "{{ ('a' * 65536).replace('a', 'b' * 65536) }}",
     "an escape by attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "an escape by a function": "{{ raise_exception.__globals__['sys'] }}",
     "an escape by self": "{{ self._TemplateReference__context.environment }}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ from tests.engine.harness import running
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     points = sorted({0, len(data), *(point % (len(data) + 1) for point in cuts)})
-    return [data[a:b] for a, b in zip(points, points[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(points)]
 
 
 @given(st.binary(max_size=40), st.lists(st.integers(0, 1000)))
