@@ -9,6 +9,8 @@ from pathlib import Path
 import llama_cpp
 
 _TEXT = Path("wikitext2") / "valid.txt"
+# llama.cpp keeps the pointer and not the object, so this must live as long as it does.
+_QUIET = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
 
 
 def shared_folder() -> Path:
@@ -36,8 +38,7 @@ def prompts(gguf: Path, *, count: int, tokens: int, offset: int = 0) -> list[str
     The cut is made between tokens and turned back into text, so a prompt may come
     out a token longer or shorter when it is tokenized again.
     """
-    quiet = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
     text = (shared_folder() / "data" / _TEXT).read_bytes()
     model, vocabulary = _vocabulary(gguf)
     wanted = (offset + count) * tokens
