@@ -47,8 +47,9 @@ class BertConfig:
     labels: tuple[str, ...]
 
 
-# Hugging Face's name: the operator that adds a bias and applies the activation.
-ACTIVATIONS = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+EXACT_GELU = "gelu"
+# The others are two names of the tanh approximation.
+ACTIVATIONS = frozenset({EXACT_GELU, "gelu_new", "gelu_pytorch_tanh"})
 
 
 def read_config(folder: Path) -> BertConfig:

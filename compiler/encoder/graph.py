@@ -13,7 +13,6 @@ from casemate import __version__
 OPSET = 17
 # Version 8 is what opset 17 came with; older runtimes read it.
 IR_VERSION = 8
-MICROSOFT = "com.microsoft"
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -40,15 +39,12 @@ class GraphBuilder:
         operator: str,
         *inputs: str,
         output: str | None = None,
-        domain: str = "",
         **attributes: Any,
     ) -> str:
         """Add a node with one output and return the output's name."""
         result = output or f"{self._prefix}{operator}_{len(self.nodes)}"
         self.nodes.append(
-            helper.make_node(
-                operator, list(inputs), [result], name=result, domain=domain, **attributes
-            )
+            helper.make_node(operator, list(inputs), [result], name=result, **attributes)
         )
         return result
 
@@ -63,7 +59,7 @@ class GraphBuilder:
         graph = helper.make_graph(self.nodes, "encoder", inputs, outputs, self.constants)
         return helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+            opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="casemate",
             producer_version=__version__,

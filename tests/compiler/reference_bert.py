@@ -19,9 +19,10 @@ class ReferenceBert:
     Args:
         folder: holds model.safetensors.
         heads: attention heads.
+        tanh_gelu: whether GELU is the tanh approximation.
     """
 
-    def __init__(self, folder: Path, heads: int) -> None:
+    def __init__(self, folder: Path, heads: int, *, tanh_gelu: bool = False) -> None:
         tensors = load_file(folder / "model.safetensors")
         self._weights = {
             name.removeprefix("bert."): array.astype(np.float64)
@@ -29,6 +30,7 @@ class ReferenceBert:
             if array.dtype.kind == "f"
         }
         self._heads = heads
+        self._tanh_gelu = tanh_gelu
         self._layers = 1 + max(
             int(name.split(".")[2]) for name in self._weights if name.startswith("encoder.layer.")
         )
@@ -44,7 +46,7 @@ class ReferenceBert:
             attended = self._linear(attended, block + "attention.output.dense")
             state = self._norm(state + attended, block + "attention.output.LayerNorm")
             inner = self._linear(state, block + "intermediate.dense")
-            inner = inner * 0.5 * (1 + _erf(inner / math.sqrt(2)))
+            inner = inner * 0.5 * (1 + self._curve(inner))
             state = self._norm(
                 state + self._linear(inner, block + "output.dense"), block + "output.LayerNorm"
             )
@@ -65,6 +67,13 @@ class ReferenceBert:
         """Return a classifier's logits, [batch, labels]."""
         first = self.hidden(ids, mask)[:, 0]
         return self._linear(np.tanh(self._linear(first, "pooler.dense")), "classifier")
+
+    def _curve(self, value: Array) -> Array:
+        if self._tanh_gelu:
+            inner: Array = np.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3))
+            return inner
+        exact: Array = _erf(value / math.sqrt(2))
+        return exact
 
     def _linear(self, value: Array, name: str) -> Array:
         result: Array = value @ self._weights[name + ".weight"].T + self._weights[name + ".bias"]

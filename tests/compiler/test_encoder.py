@@ -79,6 +79,16 @@ def test_logits_match_the_reference(tmp_path: Path) -> None:
     np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
+def test_tanh_gelu_matches_the_reference(tmp_path: Path) -> None:
+    folder = tiny_encoder_dir(tmp_path / "m")
+    change_config(folder, hidden_act="gelu_new")
+    config, weights = load(folder)
+    ids, mask = texts(2, 10, config.vocabulary)
+    actual = run(embedding_graph(config, weights, "mean", normalize=True), ids, mask)
+    reference = ReferenceBert(folder, ENCODER_HEADS, tanh_gelu=True)
+    np.testing.assert_allclose(actual, reference.embedding(ids, mask, "mean", True), atol=TOLERANCE)
+
+
 def test_padding_does_not_change_a_vector(tmp_path: Path) -> None:
     config, weights = load(tiny_encoder_dir(tmp_path / "m"))
     model = embedding_graph(config, weights, "mean", normalize=True)
