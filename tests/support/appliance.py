@@ -317,7 +317,9 @@ async def refused(call: Any) -> Refused:
     raise AssertionError("the call succeeded")
 
 
-def text_tensor(model: str, *texts: bytes, name: str = "text_input") -> inference_pb2.ModelInferRequest:
+def text_tensor(
+    model: str, *texts: bytes, name: str = "text_input"
+) -> inference_pb2.ModelInferRequest:
     """Return an Open Inference request with typed contents."""
     request = inference_pb2.ModelInferRequest(model_name=model)
     tensor = request.inputs.add(name=name, datatype="BYTES", shape=[len(texts)])
