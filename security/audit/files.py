@@ -108,7 +108,7 @@ class RealFiles:
         try:
             descriptor = os.open(path, flags, _FILE_MODE)
         except FileNotFoundError:
-            self._make_folder(path.parent)
+            _make_folder(path.parent)
             descriptor = os.open(path, flags, _FILE_MODE)
         try:
             _write_all(descriptor, data)
@@ -122,7 +122,7 @@ class RealFiles:
         try:
             (self._folder / source).replace(path)
         except FileNotFoundError:
-            self._make_folder(path.parent)
+            _make_folder(path.parent)
             (self._folder / source).replace(path)
 
     def remove(self, name: str) -> None:
@@ -143,13 +143,6 @@ class RealFiles:
     def open_append(self, name: str) -> AppendFile:
         """See `Files.open_append`."""
         return _RealAppendFile(self._folder / name)
-
-    def _make_folder(self, path: Path) -> None:
-        if path.is_dir():
-            return
-        self._make_folder(path.parent)
-        path.mkdir(mode=_FOLDER_MODE, exist_ok=True)
-        _sync_folder(path.parent)
 
 
 class _RealAppendFile:
@@ -179,7 +172,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        _make_folder(folder)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(folder / LOCK_NAME, flags, _FILE_MODE)
         try:
@@ -236,6 +229,18 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it; their names are durable on return.
+
+    Without that a power cut could take away a whole new log, flushed entries and all.
+    """
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:
