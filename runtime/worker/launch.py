@@ -20,7 +20,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from casemate.pb.casemate.worker.v1 import worker_pb2
 from runtime.worker.settings import WorkerConfig
+from security.bundle.manifest import encode_manifest
+from security.bundle.opening import VerifiedBundle
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 
@@ -115,3 +118,23 @@ def _arguments(
         f"--max-queue={config.max_queue}",
         f"--allow-missing-layers={','.join(config.allow_missing_layers)}",
     ]
+
+
+def load_message(
+    bundle: VerifiedBundle, descriptors: dict[str, int], config: WorkerConfig
+) -> worker_pb2.LoadModel:
+    """Return the first message to a worker: the manifest, the descriptors, the capacity."""
+    manifest = bundle.manifest
+    limits = manifest.limits
+    sequences = min(filter(None, (config.max_sequences, limits.max_sequences)), default=1)
+    return worker_pb2.LoadModel(
+        bundle_json=encode_manifest(manifest),
+        variant=manifest.variants[0].id,
+        descriptors=descriptors,
+        threads=config.effective_threads,
+        kv_tokens=config.kv_tokens,
+        max_sequences=sequences,
+        step_tokens=config.step_tokens,
+        max_batch=config.max_batch,
+        max_queue_delay_us=config.max_queue_delay_us,
+    )

@@ -26,6 +26,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
@@ -104,8 +105,7 @@ def _numbers(text: str) -> set[int]:
 
 def _close_strangers(expected: set[int]) -> None:
     """Close every descriptor that is not expected, whoever opened it."""
-    for name in os.listdir("/proc/self/fd"):
-        number = int(name)
+    for number in [int(link.name) for link in Path("/proc/self/fd").iterdir()]:
         if number not in expected:
             # The listing's own descriptor is closed by now.
             with suppress(OSError):

@@ -24,11 +24,10 @@ from google.protobuf.message import DecodeError
 
 from casemate.pb.casemate.worker.v1 import worker_pb2
 from runtime.errors import FailureReason, FrameError, WorkerError, WorkerGone, WorkFailed
-from runtime.worker.launch import Child, launch
 from runtime.worker.framing import FrameBuffer, frame
+from runtime.worker.launch import Child, launch, load_message
 from runtime.worker.settings import WorkerConfig
 from runtime.worker.streams import WorkStream, failure_from_wire
-from security.bundle.manifest import encode_manifest
 from security.bundle.opening import VerifiedBundle
 
 _RETRY_AFTER_MS = 500
@@ -100,7 +99,7 @@ class WorkerProcess:
         self = cls(child, config, f"worker of {bundle.manifest.name} {bundle.manifest.version}")
         try:
             await self._connect()
-            self._send(worker_pb2.ToWorker(load=_load_message(bundle, descriptors, config)))
+            self._send(worker_pb2.ToWorker(load=load_message(bundle, descriptors, config)))
             async with asyncio.timeout(config.start_timeout_seconds):
                 either: set[asyncio.Future[Any]] = {self._ready, self.closed}
                 await asyncio.wait(either, return_when="FIRST_COMPLETED")
@@ -299,22 +298,3 @@ def _describe_exit(status: int) -> str:
     if status < 0:
         return f"it was ended by {signal.Signals(-status).name}"
     return f"it ended with exit status {status}"
-
-
-def _load_message(
-    bundle: VerifiedBundle, descriptors: dict[str, int], config: WorkerConfig
-) -> worker_pb2.LoadModel:
-    manifest = bundle.manifest
-    limits = manifest.limits
-    sequences = min(filter(None, (config.max_sequences, limits.max_sequences)), default=1)
-    return worker_pb2.LoadModel(
-        bundle_json=encode_manifest(manifest),
-        variant=manifest.variants[0].id,
-        descriptors=descriptors,
-        threads=config.effective_threads,
-        kv_tokens=config.kv_tokens,
-        max_sequences=sequences,
-        step_tokens=config.step_tokens,
-        max_batch=config.max_batch,
-        max_queue_delay_us=config.max_queue_delay_us,
-    )

@@ -5,8 +5,6 @@ Imported before the sandbox closes: everything it will ever need is imported her
 
 from __future__ import annotations
 
-import numpy.random  # noqa: F401 - numpy loads it when it is first used
-
 from casemate.pb.casemate.worker.v1 import worker_pb2
 from runtime.engine.config import EngineConfig
 from runtime.engine.errors import FailureReason, InvalidRequest, TemplateError

@@ -7,6 +7,7 @@ once, on data made here.
 
 from __future__ import annotations
 
+import importlib
 from datetime import UTC, datetime
 
 from casemate.pb.casemate.worker.v1 import worker_pb2
@@ -23,9 +24,14 @@ from security.errors import CasemateError
 # Codecs that a tokenizer, a template or a canonical encoding may ask for.
 _CODECS = ("utf-8", "utf-8-sig", "utf-16-be", "utf-16-le", "latin-1", "ascii")
 
+# numpy loads these when they are first named.
+_NUMPY = ("numpy.random", "numpy.ctypeslib", "numpy.linalg", "numpy.exceptions", "numpy.dtypes")
+
 
 def warm_up() -> None:
-    """Parse a manifest, a wrong one, and a message; touch the codecs."""
+    """Parse a manifest, a wrong one, and a message; touch the codecs; load numpy whole."""
+    for name in _NUMPY:
+        importlib.import_module(name)
     for codec in _CODECS:
         "casemate".encode(codec).decode(codec)
     manifest = BundleManifest(

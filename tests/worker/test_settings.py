@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -14,15 +15,16 @@ from runtime.worker.settings import WorkerConfig
     "field", ["memory_limit_mib", "heartbeat_seconds", "max_queue", "max_frame_bytes", "max_batch"]
 )
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-def test_a_protection_cannot_be_switched_off_by_accident(field: str, value: float) -> None:
+def test_a_protection_cannot_be_switched_off_by_accident(field: str, value: Any) -> None:
     with pytest.raises(SettingsError, match=field):
         WorkerConfig(**{field: value})
 
 
 @pytest.mark.parametrize("field", ["threads", "kv_tokens", "max_sequences", "restart_limit"])
 def test_negative_counts_are_refused(field: str) -> None:
+    values: dict[str, Any] = {field: -1}
     with pytest.raises(SettingsError, match=field):
-        WorkerConfig(**{field: -1})
+        WorkerConfig(**values)
 
 
 def test_an_unknown_layer_is_refused_by_name() -> None:

@@ -19,7 +19,6 @@ from casemate.pb.casemate.v1 import text_pb2
 from casemate.pb.casemate.worker.v1 import worker_pb2
 from runtime.errors import FailureReason, WorkerError, WorkerGone, WorkFailed
 from runtime.worker import launch
-from runtime.worker.breaker import BreakerState
 from runtime.worker.host import ModelHost
 from runtime.worker.supervisor import WorkerProcess
 from tests.support.bundles import SignedBundle
@@ -42,6 +41,11 @@ def short_work() -> worker_pb2.Submit:
     return worker_pb2.Submit(
         tenant=b"t", generate=text_pb2.GenerateRequest(prompt="the cat", max_tokens=2)
     )
+
+
+def open_descriptors() -> set[str]:
+    # The folder's own descriptor is a stranger in its listing.
+    return {link.name for link in Path("/proc/self/fd").iterdir() if link.exists()}
 
 
 def kill(host: ModelHost, number: signal.Signals = signal.SIGKILL) -> int:
@@ -118,10 +122,10 @@ async def test_the_breaker_opens_and_the_trial_closes_the_gap(
             with pytest.raises(WorkerGone):
                 await stream.result()
         await opened.wait()
-        assert host.breaker_state is BreakerState.OPEN
+        assert host.breaker_state.value == "open"
         assert host.retry_after_ms > 1000
         await host.until_ready()
-    assert host.breaker_state is BreakerState.HALF_OPEN
+    assert host.breaker_state.value == "half-open"
     assert events.count("crashed") == 2
     await host.close()
 
@@ -171,13 +175,13 @@ async def test_a_request_over_the_frame_limit_is_refused(bundles: dict[str, Sign
 async def test_starting_and_killing_leaves_no_descriptor_behind(
     bundles: dict[str, SignedBundle],
 ) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(3):
         host = ModelHost(bundles["tensor"].open(), QUICK)
         await host.start()
         await host.close()
     await asyncio.sleep(0)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 @needs_root
@@ -203,7 +207,7 @@ async def test_the_worker_inherits_neither_environment_nor_descriptors(
     assert len(targets) == 6
 
 
-async def test_the_worker_dies_with_the_front(bundles: dict[str, SignedBundle]) -> None:
+def test_the_worker_dies_with_the_front(bundles: dict[str, SignedBundle]) -> None:
     code = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
