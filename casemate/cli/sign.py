@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from casemate.cli.output import emit, json_option, progress
+from casemate.cli.output import emit, json_option, progress, warn
 
 
 @click.command("sign")
@@ -49,6 +49,8 @@ def command(
     signing_keys = SigningKeys.load(keys, name, passphrase)
     with progress("signing"):
         signed = sign_bundle(bundle, signing_keys)
+    if not signed.has_probes:
+        warn("there is no probes.jsonl, without which no appliance installs a bundle")
     data = {
         "bundle": str(bundle),
         "name": signed.name,

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from security.bundle.content import Step, examine
+from security.bundle.content import PROBES_NAME, Step, examine
 from security.bundle.opening import DEFAULT_LIMITS, seal_files, verify_signatures
 from security.bundle.tree import OpenLimits, list_tree, opened_root
 from security.signing import dsse, mldsa, oms
@@ -40,7 +40,10 @@ _TEMPORARY: Final = {name: f".{name}.new" for name in (SIDECAR_NAME, SIGNATURE_N
 
 @dataclass(frozen=True, slots=True)
 class SignedBundle:
-    """What was signed: the bundle's identity, who signed, and how much."""
+    """What was signed: the bundle's identity, who signed, and how much.
+
+    `has_probes` tells whether an appliance can probe it, and so install it.
+    """
 
     name: str
     version: str
@@ -48,6 +51,7 @@ class SignedBundle:
     signer: str
     file_count: int
     size_bytes: int
+    has_probes: bool
 
 
 def sign_bundle(
@@ -86,6 +90,7 @@ def sign_bundle(
             signer.name,
             len(files),
             sum(file.size_bytes for file in files.values()),
+            PROBES_NAME in files,
         )
 
 

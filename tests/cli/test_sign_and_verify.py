@@ -59,6 +59,13 @@ def test_sign_then_verify(domain: Path) -> None:
     assert "REFUSED" not in verified.output
 
 
+def test_signing_warns_when_no_appliance_could_install_it(domain: Path) -> None:
+    path = make_bundle(domain / "bundle")
+    assert "probes.jsonl" not in _sign(path, domain).stderr
+    (path / "probes.jsonl").unlink()
+    assert "no probes.jsonl" in _sign(path, domain).stderr
+
+
 def test_json_of_both_agrees(domain: Path) -> None:
     path = make_bundle(domain / "bundle")
     signed = json.loads(_sign(path, domain, "--json").stdout)
