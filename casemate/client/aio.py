@@ -13,7 +13,7 @@ import grpc.aio
 
 from casemate.client import calls, generation, types
 from casemate.client.core import ClientConfig, Core, Deadline
-from casemate.client.errors import ClientError, from_rpc_error
+from casemate.client.errors import Cancelled, ClientError, from_rpc_error
 from casemate.client.generation import Gathered, Generation
 from casemate.client.keywords import GenerateKeywords, as_list, options_from
 from casemate.client.receipts import Sink
@@ -38,6 +38,7 @@ class AsyncGenerationStream:
         self._gathered = Gathered()
         self._completion: types.Completion | None = None
         self._call: Any = None
+        self._cancelled = False
         self._pieces = self._run()
 
     def __aiter__(self) -> AsyncIterator[types.Piece]:
@@ -72,12 +73,15 @@ class AsyncGenerationStream:
 
     def cancel(self) -> None:
         """Stop the answer; does nothing after its end."""
+        self._cancelled = True
         if self._call is not None:
             self._call.cancel()
 
     async def _run(self) -> AsyncIterator[types.Piece]:
         core, attempt = self._client.core, 0
         while True:
+            if self._cancelled:
+                raise Cancelled("the caller cancelled the call", code="CANCELLED")
             attempt += 1
             began = False
             try:

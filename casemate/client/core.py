@@ -78,6 +78,8 @@ class Core:
             ("grpc.ssl_target_name_override", self.identity.server_name),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # Channels of one process would share connections, whatever their identity.
+            ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_retries", 0),  # ours decide, with what they know of the call
         ]
 

@@ -12,7 +12,7 @@ import grpc
 
 from casemate.client import calls, generation, types
 from casemate.client.core import ClientConfig, Core, Deadline
-from casemate.client.errors import ClientError, from_rpc_error
+from casemate.client.errors import Cancelled, ClientError, from_rpc_error
 from casemate.client.generation import Gathered, Generation
 from casemate.client.keywords import GenerateKeywords, as_list, options_from
 from casemate.client.receipts import Sink
@@ -37,6 +37,7 @@ class GenerationStream:
         self._gathered = Gathered()
         self._completion: types.Completion | None = None
         self._call: Any = None
+        self._cancelled = False
         self._pieces = self._run()
 
     def __iter__(self) -> Iterator[types.Piece]:
@@ -71,12 +72,15 @@ class GenerationStream:
 
     def cancel(self) -> None:
         """Stop the answer; does nothing after its end."""
+        self._cancelled = True
         if self._call is not None:
             self._call.cancel()
 
     def _run(self) -> Iterator[types.Piece]:
         core, attempt = self._client.core, 0
         while True:
+            if self._cancelled:
+                raise Cancelled("the caller cancelled the call", code="CANCELLED")
             attempt += 1
             began = False
             try:
