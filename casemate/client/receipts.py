@@ -109,7 +109,7 @@ class ReceiptKeeper:
                     write_atomic(self._held, new.note)
                 except OSError as error:
                     raise AuditError(
-                        f"the log is consistent, but cannot be held in {self._held}: {error.strerror}"
+                        f"the log is consistent; {self._held} cannot be written: {error.strerror}"
                     ) from error
         return CheckedLog(new.checkpoint.origin, new.checkpoint.size, held_size)
 

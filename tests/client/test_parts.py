@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 from pathlib import Path
 
@@ -179,7 +178,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_key_that_others_may_read_is_refused(folder: Path) -> None:
-    os.chmod(folder / "client.key", 0o644)
+    (folder / "client.key").chmod(0o644)
     with pytest.raises(KeyFileError):
         load_identity(folder)
 
