@@ -25,6 +25,7 @@ from pathlib import Path
 from runtime.config import Address, ApplianceConfig
 from runtime.front.limits import Limiter
 from runtime.front.pipeline import Pipeline
+from runtime.front.recent import RecentVerifier
 from runtime.front.registry import Services, build_registry
 from runtime.front.server import GrpcServer
 from runtime.front.stages.base import Parts
@@ -139,7 +140,7 @@ class Appliance:
         config = self.config
         self.parts = Parts(
             limits=config.limits,
-            verifier=self.verifier,
+            verifier=RecentVerifier(self.verifier),
             policies=self.policies,
             limiter=Limiter(config.limits.max_concurrent_calls),
             catalog=self.catalog,
@@ -147,6 +148,9 @@ class Appliance:
             metrics=self.metrics,
         )
         self.pipeline = Pipeline(self.parts)
+        self.metrics.audit_size.set_function(lambda: self.log.size)
+        self.metrics.audit_healthy.set_function(lambda: float(self.log.healthy))
+        self.metrics.open_calls.set_function(lambda: len(self.pipeline.open))
         services = Services(
             name=config.name,
             limits=config.limits,
@@ -173,9 +177,6 @@ class Appliance:
 
     def _readings(self) -> Iterator[EngineReading]:
         """Read the gauges of live workers. Called from the metrics thread: reads only."""
-        self.metrics.audit_size.set(self.log.size)
-        self.metrics.audit_healthy.set(self.log.healthy)
-        self.metrics.open_calls.set(len(self.pipeline.open))
         for record in self.store.versions():
             if record.state is not State.LIVE:
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 
 import grpc
@@ -11,7 +10,7 @@ import pytest
 from casemate.pb.casemate.v1 import text_pb2, text_pb2_grpc
 from runtime.errors import WorkerGone
 from security.audit.receipt import check_answer, check_request, verify_receipt
-from tests.support.appliance import Running, refused
+from tests.support.appliance import Running, refused, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Code = grpc.StatusCode
@@ -214,18 +213,12 @@ class TestPolicy:
         host.paused = True
         try:
             first = service.Generate(generate(prompt="x"))
-            await _until(lambda: front.appliance.pipeline.open)
+            await until(lambda: front.appliance.pipeline.open)
             refusal = await refused(service.Generate(generate(prompt="y")))
             assert refusal.reason == "TOO_MANY_CALLS_OF_PRINCIPAL"
         finally:
             host.resume()
         assert [m async for m in first]
-
-
-async def _until(condition) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class TestFilters:
@@ -307,7 +300,7 @@ class TestTime:
         try:
             call = stub(front).Generate(generate(prompt="x"), timeout=0.3)
             assert (await refused(call)).code is Code.DEADLINE_EXCEEDED
-            await _until(lambda: len(host.cancelled) == before + 1)
+            await until(lambda: len(host.cancelled) == before + 1)
         finally:
             host.resume()
 
@@ -317,12 +310,12 @@ class TestTime:
         before, size = len(host.cancelled), front.appliance.log.size
         try:
             call = stub(front).Generate(generate(prompt="x"))
-            await _until(lambda: front.appliance.pipeline.open)
+            await until(lambda: front.appliance.pipeline.open)
             call.cancel()
-            await _until(lambda: len(host.cancelled) == before + 1)
+            await until(lambda: len(host.cancelled) == before + 1)
         finally:
             host.resume()
-        await _until(lambda: front.appliance.log.size == size + 2)
+        await until(lambda: front.appliance.log.size == size + 2)
 
     async def test_a_dead_worker_is_unavailable_with_a_hint(self, front: Running):
         host = front.hosts["tiny-generate"]
@@ -344,7 +337,7 @@ class TestTime:
             # Others are answered while this one does not read.
             request = text_pb2.EmbedRequest(model="tiny-embed", inputs=["x"])
             assert await stub(front).Embed(request)
-            await _until(lambda: not front.appliance.pipeline.open)
+            await until(lambda: not front.appliance.pipeline.open)
         finally:
             host.says, host.piece = None, 3
         assert call.code is not None

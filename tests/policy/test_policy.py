@@ -91,7 +91,7 @@ def test_a_bad_reload_keeps_the_policy_in_force(tmp_path):
     holder = PolicyHolder(path)
     before = holder.current
     path.write_text("version = 3\n")
-    with pytest.raises(PolicyError, match="policy.toml"):
+    with pytest.raises(PolicyError, match=r"policy\.toml"):
         holder.reload()
     assert holder.current is before
     path.write_text(MINIMAL + "max_tokens = 7\n")

@@ -7,8 +7,8 @@ that need real workers leave `hosts` out, or start `casemate serve` as a process
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -101,8 +101,6 @@ class EchoHost:
     says: str | None = None
 
     def __post_init__(self) -> None:
-        import asyncio
-
         self.changed = asyncio.Event()
 
     @property
@@ -242,7 +240,7 @@ async def install(appliance: Appliance, folder: Path, task: str, **changes: Any)
     source = folder / "bundles" / f"{task}-{changes.get('version', '1.0.0')}"
     keys = SigningKeys.load(layout.signing)
     bundle = tiny_bundle(source, task, probes=probe, keys=keys, **changes)
-    os.makedirs(appliance.store.incoming, exist_ok=True)
+    appliance.store.incoming.mkdir(parents=True, exist_ok=True)
     bundle.path.rename(appliance.store.incoming / task)
     await appliance.catalog.install(task)
 
@@ -273,6 +271,13 @@ async def started(
         finally:
             for channel in here.channels:
                 await channel.close()
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait for what another task, thread or process brings about; fail after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - nothing to wait on: the state is elsewhere
+            await asyncio.sleep(0.005)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ It is queued here, so that the work can start while the disk writes; `Deliver`
 
 from __future__ import annotations
 
-import asyncio
-
 from runtime.front.call import Call
 from runtime.front.stages.base import Parts
 from runtime.front.stages.entries import entry_of
@@ -25,12 +23,4 @@ class AuditIn:
         """Queue the entry."""
         if call.spec.unaudited_because:
             return
-        appended = self._parts.log.append(entry_of(call, "admitted"))
-        call.admitted = asyncio.wrap_future(appended)
-        call.admitted.add_done_callback(_seen)
-
-
-def _seen(admitted: asyncio.Future[int]) -> None:
-    """Take note of a failure that a call which ended first will not wait for."""
-    if not admitted.cancelled():
-        admitted.exception()
+        call.admitted = self._parts.bridge.wrap(self._parts.log.append(entry_of(call, "admitted")))

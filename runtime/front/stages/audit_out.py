@@ -7,7 +7,6 @@ record is not reported as a success.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from runtime.front.call import Call
@@ -34,7 +33,7 @@ class AuditOut:
         try:
             self.record(call)
             if call.completed is not None:
-                call.entry_index = await asyncio.shield(asyncio.wrap_future(call.completed))
+                call.entry_index = await self._parts.bridge.wrap(call.completed)
         except CasemateError as error:
             _LOG.error("an entry could not be written", extra={"request_id": call.request_id})
             if call.refusal is None:

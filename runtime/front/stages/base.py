@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from runtime.config import LimitsConfig
+from runtime.front.bridge import Bridge
 from runtime.front.call import Call
 from runtime.front.limits import Limiter
 from runtime.metrics import Metrics
@@ -58,6 +59,7 @@ class Parts:
     catalog: ModelCatalog
     log: Log
     metrics: Metrics
+    bridge: Bridge = field(default_factory=Bridge)
     draining: bool = False
 
 

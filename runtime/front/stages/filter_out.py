@@ -64,9 +64,8 @@ class FilterOut:
         if call.admitted is None:
             return
         try:
-            if call.admitted.done():
-                call.admitted.result()
-            else:
-                await asyncio.shield(call.admitted)
+            if not call.admitted.done():
+                await asyncio.wait({call.admitted})
+            call.admitted.result()
         except AuditError as error:
             raise audit_unavailable(str(error)) from None

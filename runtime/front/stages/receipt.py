@@ -7,7 +7,6 @@ entry is durable, and the client can ask the log for the proof.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from runtime.front.call import Call
@@ -34,8 +33,7 @@ class Receipt:
         if call.entry_index < 0 or not call.commitment_key or call.admitted is None:
             return
         try:
-            proving = self._parts.log.receipt_for(call.entry_index)
-            proof = await asyncio.shield(asyncio.wrap_future(proving))
+            proof = await self._parts.bridge.wrap(self._parts.log.receipt_for(call.entry_index))
             call.trailers.append(
                 (RECEIPT_KEY, receipt.build(call.entry, call.commitment_key, proof))
             )
