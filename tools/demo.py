@@ -269,9 +269,9 @@ class Walk:
         verdict = casemate_json("audit", "verify", cwd=site)
         log = b"".join(path.read_bytes() for path in (site / "audit").rglob("*") if path.is_file())
         expect(b"lighthouse" not in log, "the log holds text of a prompt")
-        self.say(f"{verdict['size']} entries, every hash and signature checked")
+        self.say(f"{verdict['entries']} entries, every hash and signature checked")
         self.say("no word of a prompt or an answer is in it")
-        return {"entries": verdict["size"]}
+        return {"entries": verdict["entries"]}
 
     def _client(self) -> Client:
         return Client.from_identity(self.tablet, receipts=self.folder / "receipts")
