@@ -106,7 +106,14 @@ class _Cursor:
         self._data = data
         self._end = min(len(data), limits.max_header_bytes)
         self._limits = limits
+        self._elements_left = limits.max_total_elements
         self.position = 0
+
+    def claim(self, count: int, what: str) -> None:
+        """Take `count` array elements from what all arrays together may have."""
+        if count > min(self._limits.max_array_elements, self._elements_left):
+            refuse("array-too-long", f"{what} claims {count} elements, more than are allowed")
+        self._elements_left -= count
 
     def skip(self, length: int, what: str) -> int:
         """Move over `length` bytes and return where they begin."""
@@ -200,7 +207,7 @@ def _read_value(cursor: _Cursor, key: str, limits: GgufLimits) -> Scalar | Array
     what = f"the value of {shown(key)}"
     kind = _value_type(cursor.u32(what), what)
     if kind is ValueType.ARRAY:
-        return _read_array(cursor, what, limits)
+        return _read_array(cursor, what)
     if kind is ValueType.STRING:
         return Scalar(kind, cursor.text(limits.max_string_bytes, what))
     value = cursor.numbers(kind, 1, what)[0]
@@ -216,13 +223,12 @@ def _value_type(number: int, what: str) -> ValueType:
         refuse("bad-value-type", f"{what} has the unknown type {number}")
 
 
-def _read_array(cursor: _Cursor, what: str, limits: GgufLimits) -> Array:
+def _read_array(cursor: _Cursor, what: str) -> Array:
     kind = _value_type(cursor.u32(what), what)
     if kind is ValueType.ARRAY:
         refuse("nested-array", f"{what} is an array of arrays")
     count = cursor.u64(f"the length of {what}")
-    if count > limits.max_array_elements:
-        refuse("array-too-long", f"{what} claims {count} elements; the limit is lower")
+    cursor.claim(count, what)
     if kind is ValueType.STRING:
         return Array(kind, cursor.strings(count, what))
     return Array(kind, cursor.numbers(kind, count, what))

@@ -23,12 +23,14 @@ class GgufLimits(_Limits):
     """Bounds on a GGUF file."""
 
     max_file_bytes: int = 64 << 30
-    max_header_bytes: int = 256 << 20
+    max_header_bytes: int = 64 << 20
     max_pairs: int = 1024
     max_key_bytes: int = 256
     max_string_bytes: int = 4 << 20
     max_array_elements: int = 1 << 20
-    max_array_bytes: int = 64 << 20
+    max_array_bytes: int = 32 << 20
+    # Bounds time and memory: about 0.2 microseconds and 50 bytes each.
+    max_total_elements: int = 1 << 21
     max_token_bytes: int = 4096
     max_tensors: int = 8192
     # GGML_MAX_NAME is 64 and counts the closing NUL.
@@ -51,7 +53,7 @@ class OnnxLimits(_Limits):
     # Protobuf's own limit on a message: a larger model needs external data.
     max_file_bytes: int = (2 << 30) - 1
     max_graph_depth: int = 4
-    max_nodes: int = 20_000
+    max_nodes: int = 10_000
     max_attributes_per_node: int = 64
     max_node_inputs: int = 4096
     max_name_bytes: int = 1024
@@ -64,4 +66,4 @@ class OnnxLimits(_Limits):
     max_metadata_entries: int = 256
     max_opset_imports: int = 16
     # Bounds the time: about a microsecond each.
-    max_fields: int = 400_000
+    max_fields: int = 200_000

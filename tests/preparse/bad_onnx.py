@@ -378,6 +378,23 @@ def input_that_is_a_sequence(model: ModelProto) -> None:
     model.graph.input[0].type.CopyFrom(helper.make_sequence_type_proto(element))
 
 
+@bad("not-a-tensor")
+def input_of_no_type_at_all(model: ModelProto) -> None:
+    model.graph.input[0].type.ClearField("tensor_type")
+    model.graph.input[0].type.denotation = "x"
+
+
+@bad("unnamed-value")
+def input_without_a_name(model: ModelProto) -> None:
+    model.graph.input[0].name = ""
+
+
+@bad("too-much-metadata")
+def metadata_of_a_thousand_entries(model: ModelProto) -> None:
+    for number in range(1000):
+        model.metadata_props.add(key=f"k{number}", value="v")
+
+
 @bad("negative-dimension")
 def input_with_a_negative_dimension(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -4
@@ -476,6 +493,17 @@ def varint_cut_by_the_end(data: bytes) -> bytes:
 @bad_bytes("invalid-utf8")
 def producer_that_is_not_utf8(data: bytes) -> bytes:
     return data + field(2, b"\xff")
+
+
+@bad_bytes("bad-packing")
+def packed_floats_cut_in_a_number(data: bytes) -> bytes:
+    model = valid()
+    del model.graph.initializer[0].float_data[:]
+    tensor = model.graph.initializer[0].SerializeToString() + field(4, bytes(47))
+    del model.graph.initializer[:]
+    graph = model.graph.SerializeToString() + field(5, tensor)
+    model.ClearField("graph")
+    return bytes(model.SerializeToString()) + field(7, graph)
 
 
 @bad_bytes("truncated")

@@ -146,6 +146,7 @@ def test_size_that_is_not_the_files_is_refused() -> None:
         ("max_pairs", 3, "pair-count"),
         ("max_key_bytes", 4, "string-too-long"),
         ("max_array_elements", 100, "array-too-long"),
+        ("max_total_elements", 600, "array-too-long"),
         ("max_array_bytes", 100, "array-too-long"),
         ("max_tensors", 2, "tensor-count"),
         ("max_blocks", 1, None),
