@@ -186,7 +186,7 @@ def forbidden() -> dict[str, int | None]:
 
 def memory() -> dict[str, int]:
     """Take memory, and use it, until there is no more."""
-    kept = []
+    kept: list[mmap.mmap] = []
     try:
         while len(kept) < 64 * MEMORY_MIB:
             block = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
