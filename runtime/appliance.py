@@ -94,6 +94,7 @@ class Appliance:
         self.address = config.listen
         self.metrics_address = config.metrics_listen
         self.started_seconds = 0.0
+        self._recording = False
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -116,6 +117,7 @@ class Appliance:
         signer = LogSigner.load(config.log.origin, config.log.key, config.log.cosigner_key)
         self.log = await asyncio.to_thread(AuditLog.open, config.audit, signer)
         stack.push_async_callback(asyncio.to_thread, self.log.close)
+        self._recording = True
         self.store = await asyncio.to_thread(Store.open, config.store)
         stack.push_async_callback(asyncio.to_thread, self.store.close)
         catalog_config = CatalogConfig(
@@ -209,7 +211,8 @@ class Appliance:
             _LOG.error("the policy stays as it was: %s", error)
             return
         _LOG.info("policy %s is in force", policy.digest[:12])
-        if policy.digest != before:
+        # SIGHUP may come while the appliance still starts.
+        if policy.digest != before and self._recording:
             pending = self.log.append(operation_entry(f"policy {policy.digest}"))
             pending.add_done_callback(_note_failure)
 

@@ -43,7 +43,7 @@ STAGES = (
     Receipt.name,
 )
 _LOG = logging.getLogger("casemate.front")
-_EXPECTED = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+_UNEXPECTED = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 
 
 class Pipeline:
@@ -111,7 +111,7 @@ class Pipeline:
         except Exception as error:
             call.cancel_work()
             call.refusal = as_refusal(error)
-            if call.refusal.code in _EXPECTED:
+            if call.refusal.code in _UNEXPECTED:
                 # Type and place only: the text of the error could quote the request.
                 _LOG.error(
                     "internal error: %s at %s",

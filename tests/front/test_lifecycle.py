@@ -195,7 +195,7 @@ async def test_the_command_serves_says_so_and_stops_on_sigterm(tmp_path):
         env={name: value for name, value in os.environ.items() if not name.startswith("GRPC_")},
     )  # fmt: skip
     assert process.stdout is not None
-    lines = []
+    lines: list[str] = []
     async with asyncio.timeout(60):
         while not lines or not lines[-1].startswith("ready"):
             line = (await process.stdout.readline()).decode()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -9,6 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from casemate.pb import pool
 from casemate.pb.casemate.v1 import audit_pb2, model_pb2, text_pb2
 from casemate.pb.inference import inference_pb2
+from runtime.front.call import Call
+from runtime.front.errors import Refusal
 from runtime.front.pipeline import STAGES
 from runtime.front.registry import UNAUDITED
 from runtime.front.spec import Kind
@@ -90,8 +95,8 @@ async def test_every_declared_rpc_is_served_and_tested(front: Running):
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_every_rpc_passes_every_stage(front: Running, name: str, monkeypatch):
     spec = front.appliance.specs[name]
-    channel = front.channel("boss", "operator")
-    calls = []
+    channel: Any = front.channel("boss", "operator")
+    calls: list[Call] = []
     monkeypatch.setattr(front.appliance.metrics, "observe", calls.append)
     before = front.appliance.log.size
     code = (spec.request.SerializeToString, spec.response.FromString)
@@ -129,11 +134,7 @@ async def test_every_rpc_passes_every_stage(front: Running, name: str, monkeypat
         assert entries[0].request_commitment == entries[-1].request_commitment != ""
 
 
-def _ended():
-    import grpc
-
-    from runtime.front.errors import Refusal
-
+def _ended() -> Refusal:
     return Refusal(grpc.StatusCode.UNAVAILABLE, "OVER", "over")
 
 

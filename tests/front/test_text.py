@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import grpc
 import pytest
@@ -151,7 +152,8 @@ async def test_bad_inputs_are_refused_and_named(front: Running, inputs, field):
 
 
 async def test_text_that_is_not_utf8_is_an_invalid_argument(front: Running):
-    call = front.channel().unary_stream("/casemate.v1.TextService/Generate")
+    channel: Any = front.channel()
+    call = channel.unary_stream("/casemate.v1.TextService/Generate")
     refusal = await refused(call(b"\x0a\x01m\x1a\x02\xff\xfe"))
     assert (refusal.code, refusal.reason) == (Code.INVALID_ARGUMENT, "MALFORMED")
 

@@ -270,7 +270,7 @@ async def started(
             yield here
         finally:
             for channel in here.channels:
-                await channel.close()
+                await channel.close(None)
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
@@ -294,7 +294,8 @@ class Refused:
 def refusal_of(error: aio.AioRpcError) -> Refused:
     """Read the details of an error as a client would."""
     reason, fields, retry = "", "", None
-    for key, value in error.trailing_metadata() or ():
+    trailers: Any = error.trailing_metadata() or ()
+    for key, value in trailers:
         if key != "grpc-status-details-bin":
             continue
         for packed in status_pb2.Status.FromString(value).details:

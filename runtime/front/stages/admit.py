@@ -48,11 +48,12 @@ class Admit:
         if isinstance(call.request, Malformed):
             raise invalid("request", "is no valid message (is a text not UTF-8?)", "MALFORMED")
         # 4. Is the model there, and is every field right?
-        if call.spec.handler.model(call.request) is not None:
-            if not call.model:
+        named = call.spec.handler.model(call.request)
+        if named is not None:
+            if not named[0]:
                 raise invalid("model", "must not be empty")
             if call.spec.handler.leases:
-                call.served = call.enter(self._parts.catalog.lease(call.model, call.version))
+                call.served = call.enter(self._parts.catalog.lease(*named))
                 call.version = call.served.version
         call.spec.handler.validate(call)
         # 5. Has the principal tokens left?
