@@ -25,6 +25,7 @@ from casemate.client.errors import (
     ServerFault,
 )
 from casemate.client.receipts import HELD_NAME
+from casemate.client.types import Conversation
 from runtime.errors import WorkerGone
 from security.audit.receipt import verify_receipt
 from security.errors import UsageError
@@ -87,7 +88,11 @@ async def test_every_call_with_its_receipt_checked(site: Running) -> None:
 
     def use() -> None:
         with open_client(site, receipts=kept.__setitem__) as client:
-            said = [Message("user", "a"), {"role": "assistant", "content": "b"}, ("user", "c")]
+            said: Conversation = [
+                Message("user", "a"),
+                {"role": "assistant", "content": "b"},
+                ("user", "c"),
+            ]
             assert client.chat("tiny-generate", said).collect().text == "abc"
             scores = client.score("tiny-generate", ["one", "two"])
             assert [score.logprob for score in scores.scores] == [-1.0, -1.0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from casemate.cli.templates import client_text
 from security.audit.receipt import verify_receipt
 from security.errors import BundleError, CasemateError
 from security.signing.signers import SigningKeys
+from tests.models.memory_host import until
 from tests.support.appliance import Running, make_config, started
 from tests.support.bundles import SignedBundle, tiny_bundle
 from tests.support.trust_domains import TRUST_DOMAIN
@@ -139,6 +142,26 @@ async def test_without_an_identity_it_says_what_to_do(
     monkeypatch.delenv("CASEMATE_IDENTITY", raising=False)
     result = await desk.run("models")
     assert "casemate identity issue" in str(result.exception)
+
+
+async def test_ctrl_c_cancels_the_call_and_exits_with_130(desk: Desk) -> None:
+    host = desk.site.hosts["tiny-generate"]
+    host.paused = True
+    host.submitted.clear()
+    command = [sys.executable, "-m", "casemate.cli.main", "generate", "tiny-generate", "x"]
+    command += ["--identity", str(desk.folder / "identities" / "operator")]
+    child = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
+        await until(lambda: bool(host.submitted), seconds=30)
+        child.send_signal(signal.SIGINT)
+        _, errors = await asyncio.wait_for(child.communicate(), 30)
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    assert child.returncode == 130
+    assert b"Traceback" not in errors
+    await until(lambda: bool(host.cancelled))
 
 
 async def test_install_promote_and_roll_back_on_a_running_appliance(desk: Desk) -> None:

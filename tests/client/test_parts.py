@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import any_pb2
+from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,7 +70,7 @@ def test_back_off_grows_and_stays_bounded(attempt: int, chance: float) -> None:
     assert whole / 2 <= found <= whole <= POLICY.max_delay_seconds
 
 
-def packed(*details: object) -> bytes:
+def packed(*details: ProtoMessage) -> bytes:
     status = status_pb2.Status(code=3, message="public")
     for detail in details:
         item = any_pb2.Any()

@@ -59,8 +59,8 @@ def test_sigkill_loses_no_acknowledged_change(
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True
     )
+    assert child.stdout is not None
     try:
-        assert child.stdout is not None
         for _ in range(acknowledged):
             assert child.stdout.readline()
         child.send_signal(signal.SIGKILL)

@@ -82,8 +82,8 @@ class MemoryHosts:
         return [h for h in self.started if h.bundle.manifest.version == version][-1]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something is so; fails after five seconds."""
-    async with asyncio.timeout(5):
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Let the loop run until something is so; fails when it is not so in time."""
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - nothing announces it
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)

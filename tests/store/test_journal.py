@@ -104,7 +104,7 @@ def test_an_append_that_fails_leaves_the_journal_as_it_was(tmp_path: Path) -> No
 
 def test_when_even_cutting_back_fails_the_journal_stops(tmp_path: Path) -> None:
     class Dying(FullFilesystem):
-        def _step(self, action, half=None):  # type: ignore[no-untyped-def]
+        def _step(self, action, half=None):
             if self.refuse_at is not None:
                 raise OSError(errno.EIO, "Input/output error")
             super()._step(action, half)
