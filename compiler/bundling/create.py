@@ -117,7 +117,9 @@ def create_bundle(request: CreateRequest, report: Report) -> CreatedBundle:
         report("checking the bundle")
         with open_unsigned(folder):
             pass
-        note = "left out on request" if not request.probes else record_probes(folder, report)
+        note: str | None = "left out on request"
+        if request.probes:
+            note = record_probes(folder, plan.origin, report)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         sync_tree(folder)
         folder.rename(request.output)

@@ -16,9 +16,11 @@ from compiler.bundling.copying import write_file
 from compiler.bundling.inspect import inspect_onnx
 from compiler.bundling.plan import Plan, Report
 from compiler.encoder.bert import CONFIG_FILE, BertConfig, read_config, read_labels, read_weights
+from compiler.encoder.names import HIDDEN_OUTPUTS, POOLED_OUTPUTS
 from compiler.errors import SourceError
 from compiler.files import MAX_TOKENIZER_BYTES, Settings, read_bytes, read_json
 from security.bundle.manifest import ONNXRUNTIME, Encoder
+from security.preparse import OnnxSummary
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -103,12 +105,13 @@ def plan_onnx_encoder(folder: Path, model: Path) -> Plan:
     labels = read_labels(settings)
     layout = read_layout(folder)
     tokenizer = read_tokenizer(folder, settings.get("vocab_size", int, 0))
+    hidden = 0 if labels else _vector_width(summary, settings)
     adapted = adapt_encoder(
         read_bytes(model, _MAX_ONNX_BYTES),
         summary,
         pooling=layout.pooling,
         normalize=layout.normalize,
-        width=len(labels) or settings.get("hidden_size", int),
+        width=len(labels) or hidden,
         classify=bool(labels),
         origin=model,
     )
@@ -125,8 +128,18 @@ def plan_onnx_encoder(folder: Path, model: Path) -> Plan:
         write_model=write,
         context_tokens=max(1, min(positions, layout.max_tokens or positions)),
         tokenizer=tokenizer,
-        encoder=_encoder(layout, labels, settings.get("hidden_size", int)),
+        encoder=_encoder(layout, labels, hidden),
     )
+
+
+def _vector_width(summary: OnnxSummary, settings: Settings) -> int:
+    """Return the elements of a vector, as the graph declares or else as the config says."""
+    shapes = {value.name: value.shape for value in summary.outputs}
+    for name in (*POOLED_OUTPUTS, *HIDDEN_OUTPUTS):
+        shape = shapes.get(name)
+        if shape and isinstance(shape[-1], int):
+            return shape[-1]
+    return settings.get("dim" if "dim" in settings else "hidden_size", int)
 
 
 def _encoder(layout: TextLayout, labels: tuple[str, ...], hidden: int) -> Encoder:
@@ -146,6 +159,7 @@ def read_layout(folder: Path) -> TextLayout:
     path = folder / _MODULES_FILE
     if not os.path.lexists(path):
         return TextLayout()
+    _refuse_default_prompt(folder)
     modules = read_json(path)
     if not isinstance(modules, list) or not all(isinstance(item, dict) for item in modules):
         raise SourceError(f"{path}: is not a list of modules")
@@ -160,6 +174,12 @@ def read_layout(folder: Path) -> TextLayout:
         normalize=kinds[-1] == "Normalize",
         max_tokens=_max_tokens(folder),
     )
+
+
+def _refuse_default_prompt(folder: Path) -> None:
+    path = folder / "config_sentence_transformers.json"
+    if os.path.lexists(path) and "default_prompt_name" in Settings(path):
+        raise SourceError(f"{path}: a prompt put before every text is not supported")
 
 
 def _pooling(folder: Path, module: dict[str, Any]) -> str:

@@ -21,8 +21,13 @@ _DEFAULT_MODULE = "onnxruntime"
 _MAX_MESSAGE_CHARS = 2000
 
 
-def record_probes(folder: Path, report: Report) -> str | None:
+def record_probes(folder: Path, origin: Path, report: Report) -> str | None:
     """Write `probes.jsonl` into the bundle at `folder`.
+
+    Args:
+        folder: the bundle, complete but for its probes.
+        origin: what it was made of, for errors.
+        report: is told what is going on.
 
     Returns:
         None when they were recorded, or why they could not be (the runtime is not
@@ -50,12 +55,12 @@ def record_probes(folder: Path, report: Report) -> str | None:
         )
     except subprocess.TimeoutExpired as error:
         raise SourceError(
-            f"recording the probes took longer than {RECORD_TIMEOUT_SECONDS} seconds; "
+            f"{origin}: recording the probes took longer than {RECORD_TIMEOUT_SECONDS} seconds; "
             "look into it, or leave them out with --no-probes"
         ) from error
     if result.returncode:
         raise SourceError(
-            f"the bundle was made but cannot be run: {_reason(result.stderr)} "
+            f"{origin}: a bundle of it cannot be run: {_reason(result.stderr)} "
             "(--no-probes makes it without running it)"
         )
     return None

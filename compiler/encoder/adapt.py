@@ -12,15 +12,21 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, load_model_from_string
 
-from compiler.encoder.graph import ATTENTION_MASK, EMBEDDING, INPUT_IDS, LOGITS, GraphBuilder
+from compiler.encoder.graph import GraphBuilder
+from compiler.encoder.names import (
+    ATTENTION_MASK,
+    EMBEDDING,
+    HIDDEN_OUTPUTS,
+    INPUT_IDS,
+    LOGITS,
+    POOLED_OUTPUTS,
+)
 from compiler.encoder.pooling import add_embedding, add_normalized
 from compiler.errors import SourceError
 from security.preparse import OnnxSummary
 
 _PREFIX = "casemate_"
 _SEGMENTS = "token_type_ids"
-_HIDDEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
-_POOLED_OUTPUTS = ("sentence_embedding", EMBEDDING)
 
 
 def adapt_encoder(
@@ -48,21 +54,20 @@ def adapt_encoder(
         SourceError: inputs or outputs that are not those of a text encoder.
     """
     _check_inputs(summary, origin)
+    names = [value.name for value in summary.outputs]
     model = load_model_from_string(data)
     if any(name.startswith(_PREFIX) for node in model.graph.node for name in node.output):
         raise SourceError(f"{origin}: was adapted before; give the original export")
-    names = [value.name for value in summary.outputs]
     builder = GraphBuilder(_PREFIX)
     if classify:
-        output = _the_one(names, (LOGITS,), origin)
-        target = LOGITS
+        target = _the_one(names, (LOGITS,), origin)
     else:
-        output = _the_one(names, (*_POOLED_OUTPUTS, *_HIDDEN_OUTPUTS), origin)
         target = EMBEDDING
+        output = _the_one(names, (*POOLED_OUTPUTS, *HIDDEN_OUTPUTS), origin)
+        pooled = output in POOLED_OUTPUTS
         if output == EMBEDDING:
             output = _rename(model, EMBEDDING, _PREFIX + EMBEDDING)
-            add_normalized(builder, output, normalize=normalize)
-        elif output in _POOLED_OUTPUTS:
+        if pooled:
             add_normalized(builder, output, normalize=normalize)
         else:
             add_embedding(builder, output, pooling, normalize=normalize)

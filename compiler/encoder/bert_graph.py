@@ -19,7 +19,8 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from compiler.encoder.bert import EXACT_GELU, BertConfig, Weights
-from compiler.encoder.graph import ATTENTION_MASK, EMBEDDING, INPUT_IDS, LOGITS, GraphBuilder
+from compiler.encoder.graph import GraphBuilder
+from compiler.encoder.names import ATTENTION_MASK, EMBEDDING, INPUT_IDS, LOGITS
 from compiler.encoder.pooling import add_embedding, first_token
 
 # Added to the score of a padding token: exp() of it is 0 in float32.

@@ -9,15 +9,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from casemate import __version__
+from compiler.encoder.names import ATTENTION_MASK, INPUT_IDS
 
 OPSET = 17
 # Version 8 is what opset 17 came with; older runtimes read it.
 IR_VERSION = 8
-
-INPUT_IDS = "input_ids"
-ATTENTION_MASK = "attention_mask"
-EMBEDDING = "embedding"
-LOGITS = "logits"
 
 
 class GraphBuilder:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from compiler.encoder.graph import ATTENTION_MASK, EMBEDDING, GraphBuilder
+from compiler.encoder.graph import GraphBuilder
+from compiler.encoder.names import ATTENTION_MASK, EMBEDDING
 
 MEAN, CLS = "mean", "cls"
 POOLINGS = (MEAN, CLS)

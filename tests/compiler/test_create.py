@@ -231,6 +231,11 @@ def _max_pooling(folder: Path) -> None:
     (folder / "1_Pooling/config.json").write_text(json.dumps(values))
 
 
+def _default_prompt(folder: Path) -> None:
+    values = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(values))
+
+
 def _tokenizer_too_large(folder: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["extra"] = 5000
@@ -250,6 +255,7 @@ def _tokenizer_too_large(folder: Path) -> None:
         (_dense_module, "Dense"),
         (_pooling_elsewhere, "no plain path"),
         (_max_pooling, "mean and cls"),
+        (_default_prompt, "prompt put before"),
         (_tokenizer_too_large, "beyond the model's vocabulary"),
     ],
 )
