@@ -14,7 +14,7 @@ from casemate.cli.connection import (
     interruptible,
     text_argument,
 )
-from casemate.cli.output import emit, json_option
+from casemate.cli.output import echo_text, emit, json_option
 from casemate.cli.sampling import about, keywords, sampling_options
 from security.errors import CasemateError, UsageError
 
@@ -100,7 +100,7 @@ class Talk:
         with self._client.chat(self._model, asked, version=self._version, **chosen) as stream:
             for piece in stream:
                 if not quiet:
-                    click.echo(piece.text, nl=False)
+                    echo_text(piece.text)
         self._messages = [*asked, Message("assistant", stream.completion.text)]
         return stream.completion
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from casemate.cli.connection import Connection, connected, connection_options, text_argument
-from casemate.cli.output import emit, json_option
+from casemate.cli.output import echo_text, emit, json_option
 from casemate.cli.sampling import about, keywords, sampling_options, shown_tokens
 
 
@@ -43,7 +43,7 @@ def command(
             for piece in stream:
                 first = first if first is not None else time.monotonic() - started
                 if not as_json:
-                    click.echo(piece.text, nl=False)
+                    echo_text(piece.text)
         done = stream.completion
     seconds = time.monotonic() - started
     data = {

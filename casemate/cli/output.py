@@ -12,6 +12,7 @@ import json
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,6 +79,28 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def echo_text(text: str) -> None:
+    """Print a model's text, without a line end.
+
+    A terminal obeys escape sequences, and a model writes what it likes: on a terminal
+    control characters other than tab and line feed are shown, not sent. A pipe gets
+    the text as it is.
+    """
+    if sys.stdout.isatty():
+        text = visible(text)
+    click.echo(text, nl=False)
+
+
+def visible(text: str) -> str:
+    """Return the text with control and format characters written as escapes."""
+    return "".join(
+        char
+        if char in "\t\n" or unicodedata.category(char) not in {"Cc", "Cf"}
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def warn(message: str) -> None:

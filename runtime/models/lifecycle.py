@@ -114,7 +114,8 @@ class Lifecycle:
         except (Exception, asyncio.CancelledError) as error:
             await self._give_up(record, error, unload=fresh)
             raise
-        return await self._switch(record, loaded), passed
+        reason = "passed its probes" if probe else "rolled back"
+        return await self._switch(record, loaded, reason), passed
 
     async def close(self) -> None:
         """Drain and end everything that is loaded."""
@@ -175,13 +176,15 @@ class Lifecycle:
                 await self._move((record, target, "interrupted" if cancelled else reason))
         _LOG.warning("%s %s did not go live: %s", record.name, record.version, reason)
 
-    async def _switch(self, record: VersionRecord, loaded: LoadedVersion) -> VersionRecord:
+    async def _switch(
+        self, record: VersionRecord, loaded: LoadedVersion, reason: str
+    ) -> VersionRecord:
         """Journal the change, then move the pointer, then retire what is left over."""
         name = record.name
         live = self._store.state.in_state(name, State.LIVE)
         previous = self._store.state.in_state(name, State.PREVIOUS)
         if live is None or live.key != record.key:
-            moves = [(record, State.LIVE, "passed its probes")]
+            moves = [(record, State.LIVE, reason)]
             if previous is not None and previous.key != record.key:
                 moves.append((previous, State.RETIRED, f"{record.version} went live"))
             if live is not None:

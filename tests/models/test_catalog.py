@@ -161,7 +161,7 @@ async def test_rollback_is_immediate_and_goes_both_ways(site: Site) -> None:
         await catalog.install(site.incoming("1.1.0"))
         started = len(site.hosts.started)
         answer = await catalog.rollback(NAME)
-        assert answer.version.version == "1.0.0"
+        assert (answer.version.version, answer.version.reason) == ("1.0.0", "rolled back")
         assert catalog.resolve(NAME).version == "1.0.0"
         await catalog.rollback(NAME)
         assert catalog.resolve(NAME).version == "1.1.0"
