@@ -138,11 +138,15 @@ class ModelHost:
             self._changed.clear()
             await self._changed.wait()
 
-    async def drain(self, timeout_seconds: float) -> None:
-        """Refuse new requests, let the running ones end within the timeout, then close."""
+    async def drain(self, timeout_seconds: float | None = None) -> None:
+        """Refuse new requests, let the running ones end within the timeout, then close.
+
+        Without a timeout the configured `drain_seconds` holds.
+        """
         self._stop_keeping()
         if self._worker is not None:
-            await self._worker.drain(timeout_seconds)
+            limit = self.config.drain_seconds if timeout_seconds is None else timeout_seconds
+            await self._worker.drain(limit)
         await self.close()
 
     async def close(self) -> None:
