@@ -98,6 +98,15 @@ def _prctl(option: int, argument: int) -> int:
     return result
 
 
+def _prefer_for_oom_kill() -> None:
+    """Ask the kernel to end this process before the front when memory runs out."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE_ADJUSTMENT, encoding="ascii")
+    except OSError:
+        # A preference, not a protection: a kernel without it changes nothing else.
+        return
+
+
 def _session(limits: SandboxLimits) -> tuple[str, ...]:
     if os.getsid(0) != os.getpid():
         os.setsid()
@@ -105,17 +114,10 @@ def _session(limits: SandboxLimits) -> tuple[str, ...]:
     # The parent may have died before the line above took effect.
     if limits.parent_pid and os.getppid() != limits.parent_pid:
         raise ProcessLookupError("the front is gone already")
+    # Before the next line: what is not dumpable belongs to root in /proc.
+    _prefer_for_oom_kill()
     _prctl(_PR_SET_DUMPABLE, 0)
     return ("session",)
-
-
-def prefer_for_oom_kill() -> None:
-    """Ask the kernel to end this process before the front when memory runs out."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE_ADJUSTMENT, encoding="ascii")
-    except OSError:
-        # A preference, not a protection: a kernel without it changes nothing else.
-        return
 
 
 def _rlimits(limits: SandboxLimits) -> tuple[str, ...]:

@@ -193,10 +193,12 @@ async def test_the_worker_inherits_neither_environment_nor_descriptors(
     worker = await WorkerProcess.start(bundles["embed"].open(), QUICK)
     process = Path(f"/proc/{worker.pid}")
     environment = (process / "environ").read_bytes()
+    oom_preference = int((process / "oom_score_adj").read_text())
     targets = [str(link.readlink()) for link in (process / "fd").iterdir()]
     await worker.kill()
     os.close(stranger)
     assert b"canary" not in environment
+    assert oom_preference > 0
     assert {line.partition(b"=")[0].decode() for line in environment.split(b"\0") if line} == set(
         launch.environment(1)
     )
