@@ -230,3 +230,16 @@ def test_encode_note_matches_the_signer() -> None:
         (key, line.signature) for key, line in zip(SIGNER.keys, parsed.signatures, strict=True)
     ]
     assert encode_note(parsed.text, signatures) == NOTE
+
+
+def test_base64_has_one_encoding() -> None:
+    """The unused bits before the padding must be zero, or a byte could change unnoticed."""
+    assert decode_base64("AAA=", "x") == b"\0\0"
+    for other in ("AAB=", "AAD=", "AAA", "AAA==", "AA A=", "AAA=\n", "-AA="):
+        with pytest.raises(AuditError):
+            decode_base64(other, "x")
+    root = base64.b64encode(ROOT).decode()
+    changed = NOTE.replace(root.encode(), (root[:-2] + chr(ord(root[-2]) + 1) + "=").encode())
+    assert changed != NOTE
+    with pytest.raises(AuditError, match="canonical"):
+        verify_checkpoint(changed, SIGNER.keys)

@@ -287,6 +287,21 @@ def test_memory_is_bounded_by_publishing_inline(tmp_path: Path) -> None:
         assert len(log._store._tail) <= 256 + 60
 
 
+def test_a_damaged_tile_becomes_an_error_not_a_false_receipt(tmp_path: Path) -> None:
+    with AuditLog.open(tmp_path, SIGNER, config=LogConfig(cached_tiles=1)) as log:
+        results([log.append(entry_bytes(number)) for number in range(700)])
+        log._publish_once()
+        log.receipt_for(300).result(TIMEOUT)  # puts another tile into the cache
+        tile = tmp_path / "tile/0/000"
+        tile.write_bytes(bytes(32) + tile.read_bytes()[32:])
+        with pytest.raises(AuditError, match="does not lead to the root"):
+            log.receipt_for(1).result(TIMEOUT)
+        log.receipt_for(300).result(TIMEOUT)
+        tile.unlink()
+        with pytest.raises(AuditError, match="cannot be read"):
+            log.receipt_for(1).result(TIMEOUT)
+
+
 def test_a_full_queue_and_a_closed_log_refuse(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     log = AuditLog.open(tmp_path, SIGNER, config=LogConfig(queue_max_entries=2), files=gate)
