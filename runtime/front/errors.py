@@ -161,6 +161,9 @@ def _of_work(error: WorkFailed) -> Refusal:
     )
 
 
+_STORE_FULL = frozenset({"disk-full", "io"})
+
+
 def _of_catalog(error: CasemateError) -> Refusal:
     code = grpc.StatusCode
     known: Refusal
@@ -182,14 +185,19 @@ def _of_catalog(error: CasemateError) -> Refusal:
             known = Refusal(code.FAILED_PRECONDITION, "PROBES_FAILED", str(error))
         case BundleError():
             # For operators, who need to know which file is at fault; no texts in it.
-            word = error.reason.upper().replace("-", "_")
-            known = Refusal(code.FAILED_PRECONDITION, f"BUNDLE_{word}", str(error))
+            known = Refusal(code.FAILED_PRECONDITION, f"BUNDLE_{_word(error.reason)}", str(error))
         case StoreError():
-            message = "the store refused"
-            known = Refusal(code.RESOURCE_EXHAUSTED, "STORE", message, detail=str(error))
+            # For operators: these messages name versions and files of the store.
+            full = error.reason in _STORE_FULL
+            status = code.RESOURCE_EXHAUSTED if full else code.FAILED_PRECONDITION
+            known = Refusal(status, f"STORE_{_word(error.reason)}", str(error))
         case _:
             known = _internal(f"unexpected {type(error).__name__}")
     return known
+
+
+def _word(reason: str) -> str:
+    return reason.upper().replace("-", "_")
 
 
 def _later(reason: str, message: str, retry_after_ms: int) -> Refusal:

@@ -6,9 +6,14 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import ssl
 import sys
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
@@ -21,6 +26,7 @@ from runtime.config import Address
 from runtime.store.errors import StoreError
 from security.audit.entry import parse_entry
 from security.errors import AuditError, CasemateError, KeyFileError, UsageError
+from security.identity.domain import TrustDomain
 from tests.support.appliance import Running, make_config, refusal_of, refused, started, until
 from tests.support.trust_domains import TRUST_DOMAIN, make_domain
 
@@ -176,42 +182,75 @@ class TestWhatCannotStart:
             Appliance(config)
 
 
-async def test_the_command_serves_says_so_and_stops_on_sigterm(tmp_path):
-    folder, ready = tmp_path / "domain", tmp_path / "ready"
+@asynccontextmanager
+async def command(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
+    """Run `casemate serve` until it is ready; give the process and what it printed."""
+    folder = tmp_path / "domain"
     make_domain(folder)
     text = config_text("edge", TRUST_DOMAIN, "127.0.0.1:0").replace(":9464", ":0")
     (folder / "casemate.toml").write_text(text)
     (folder / "policy.toml").write_text(POLICY)
-    arguments = [
-        "--config",
-        str(folder / "casemate.toml"),
-        "--json-logs",
-        "--ready-file",
-        str(ready),
-    ]
+    options = ["--config", str(folder / "casemate.toml"), "--json-logs"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "casemate.cli.main", "serve", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        *(sys.executable, "-m", "casemate.cli.main", "serve", *options),
+        *("--ready-file", str(tmp_path / "ready")),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith("GRPC_")},
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     lines: list[str] = []
-    async with asyncio.timeout(60):
-        while not lines or not lines[-1].startswith("ready"):
-            line = (await process.stdout.readline()).decode()
-            assert line, (await process.stderr.read() if process.stderr else b"").decode()
-            lines.append(line)
-    assert lines[0].startswith("listening on 127.0.0.1:")
-    assert "no models installed" in "".join(lines)
-    await until(ready.exists)
-    assert ready.read_text().strip() in lines[0]
-    process.send_signal(signal.SIGHUP)
-    process.send_signal(signal.SIGTERM)
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    try:
+        async with asyncio.timeout(60):
+            while not lines or not lines[-1].startswith("ready"):
+                line = (await process.stdout.readline()).decode()
+                assert line, (await process.stderr.read() if process.stderr else b"").decode()
+                lines.append(line)
+        yield process, lines
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def test_the_command_serves_says_so_and_stops_on_sigterm(tmp_path):
+    ready = tmp_path / "ready"
+    async with command(tmp_path) as (process, lines):
+        assert lines[0].startswith("listening on 127.0.0.1:")
+        assert "no models installed" in "".join(lines)
+        await until(ready.exists)
+        assert ready.read_text().strip() in lines[0]
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0
     assert not ready.exists()
     for line in errors.decode().splitlines():
         assert {"time", "level", "message"} <= json.loads(line).keys()
+
+
+async def test_only_tls_13_is_spoken(tmp_path):
+    """In a process of its own: gRPC reads the allowed suites once, when it is first used."""
+    async with command(tmp_path) as (_, lines):
+        port = int(lines[0].split(":")[1].split(" ")[0])
+        identity = TrustDomain(tmp_path / "domain").issue("camera-1", "device").folder
+        v12, v13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+        assert await asyncio.to_thread(spoken, port, identity, v12) is None
+        assert await asyncio.to_thread(spoken, port, identity, v13) == "TLSv1.3"
+
+
+def spoken(port: int, identity: Path, version: ssl.TLSVersion) -> str | None:
+    """Return the version of a finished handshake, None when it is refused."""
+    context = ssl.create_default_context(cafile=str(identity / "roots.pem"))
+    context.load_cert_chain(identity / "client.crt", identity / "client.key")
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname="localhost") as secure:
+                return secure.version()
+        except (ssl.SSLError, ConnectionError):
+            return None
 
 
 async def test_a_real_worker_answers_through_the_whole_path(tmp_path):

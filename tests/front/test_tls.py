@@ -65,27 +65,6 @@ async def test_a_foreign_authoritys_certificate_is_refused(front: Running, tmp_p
         assert (await refusal(channel)).code is Code.UNAVAILABLE
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_only_tls_13_is_spoken(front: Running, version):
-    identity = front.identity("camera-1")
-    context = ssl.create_default_context(cafile=str(identity / "roots.pem"))
-    context.load_cert_chain(identity / "client.crt", identity / "client.key")
-    context.minimum_version = context.maximum_version = version
-    context.set_alpn_protocols(["h2"])
-    port = front.appliance.address.port
-
-    def handshake() -> str | None:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
-            try:
-                with context.wrap_socket(plain, server_hostname="localhost") as secure:
-                    return secure.version()
-            except (ssl.SSLError, ConnectionError):
-                return None
-
-    spoken = await asyncio.to_thread(handshake)
-    assert spoken == ("TLSv1.3" if version is ssl.TLSVersion.TLSv1_3 else None)
-
-
 async def test_a_call_over_another_version_is_refused_even_if_the_handshake_passed(front: Running):
     from runtime.front.call import Call, Peer
     from runtime.front.errors import Refusal
