@@ -12,9 +12,19 @@ Invariants:
 llama.cpp may abort the process on a model or a state it did not expect (GGML_ASSERT).
 Nothing here can catch that: it runs in a worker, and the worker's death is contained.
 
-Settings, as measured with Gemma 3 270M Q4_K_M on two Zen 4 cores; each compared in
-one run, as a ratio, over 1 to 16 sequences:
-SETTINGS_GO_HERE
+Settings, best of several rounds with Gemma 3 270M Q4_K_M on two Zen 4 cores; decode
+tokens/s at 1 and 16 sequences, each against the setting chosen (98, 283):
+  - Flash attention on: without it 90, 237. It also skips the cells that a unified cache
+    masks out, so other people's positions cost next to nothing.
+  - Extra (repacked) weight buffers on: without them 93, 237.
+  - Sliding-window layers with a full cache (`swa_full`): without it 68, 229, and a kept
+    prefix could not be cut back beyond the window (Gemma: 512), so it would not be
+    reusable. It costs memory: every layer holds every position.
+  - Unified cache: sharing a prefix is metadata only; otherwise it aborts the process.
+  - The wait policy of OpenMP is left at libgomp's default (spin a while, then sleep).
+    OMP_WAIT_POLICY=passive gives 56-69, 206-227 on free cores, but still 54, 110 when
+    other processes want them (load 8), where spinning loses more than nine tenths. So
+    it is for machines that do other work too, and is set in the environment.
 """
 
 from __future__ import annotations
@@ -74,11 +84,6 @@ class LlamaConfig:
     step_tokens: int = 512
     max_rows: int = 64
     threads: int = 0
-    flash_attention: bool = True
-    use_extra_buffers: bool = True
-    swa_full: bool = True
-    kv_unified: bool = True
-    microbatch_tokens: int = 0
 
     def __post_init__(self) -> None:
         bounds = (
@@ -221,7 +226,7 @@ def _load_model(path: str | Path, config: LlamaConfig) -> Any:
     params = c_api.llama_model_default_params()
     params.n_gpu_layers = 0
     params.load_mode = c_api.LLAMA_LOAD_MODE_MMAP
-    params.use_extra_bufts = config.use_extra_buffers
+    params.use_extra_bufts = True
     model = c_api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise LoadError("llama.cpp could not load the model file")
@@ -243,21 +248,18 @@ def _new_context(model: Any, config: LlamaConfig, threads: int) -> Any:
     params = c_api.llama_context_default_params()
     params.n_ctx = config.kv_tokens
     params.n_batch = config.step_tokens
-    params.n_ubatch = config.microbatch_tokens or config.step_tokens
+    params.n_ubatch = config.step_tokens
     params.n_seq_max = config.sequence_slots
     params.n_threads = threads
     params.n_threads_batch = threads
-    params.flash_attn_type = (
-        c_api.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        if config.flash_attention
-        else c_api.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    )
+    params.flash_attn_type = c_api.LLAMA_FLASH_ATTN_TYPE_ENABLED
     params.offload_kqv = False
     params.op_offload = False
     params.no_perf = True
-    params.swa_full = config.swa_full
-    params.kv_unified = config.kv_unified
-    params.n_outputs_max = config.max_rows
+    params.swa_full = True
+    params.kv_unified = True
+    # llama.cpp aborts the process when this is below the number of sequences.
+    params.n_outputs_max = max(config.max_rows, config.sequence_slots)
     context = c_api.llama_init_from_model(model, params)
     if not context:
         raise LoadError("llama.cpp could not make a context of that size")

@@ -80,7 +80,7 @@ def test_a_file_that_is_no_model_is_a_load_error(tmp_path: Path) -> None:
 )
 def test_settings_out_of_range_name_their_field(field: str) -> None:
     with pytest.raises(LoadError, match=field):
-        LlamaConfig(**({"kv_tokens": 256, "context_tokens": 256} | {field: 0}))  # type: ignore[arg-type]
+        LlamaConfig(**({"kv_tokens": 256, "context_tokens": 256} | {field: 0}))
 
 
 def test_the_path_of_a_foreign_backend_is_cleared() -> None:
