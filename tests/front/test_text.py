@@ -342,7 +342,7 @@ class TestTime:
             await until(lambda: not front.appliance.pipeline.open)
         finally:
             host.says, host.piece = None, 3
-        assert call.code is not None
+        assert await call.code() is Code.DEADLINE_EXCEEDED
 
 
 async def test_an_internal_error_shows_nothing_of_itself(front: Running, caplog):
