@@ -33,7 +33,7 @@ class EngineError(Exception):
     """Base of every error the engine raises on purpose."""
 
 
-class InvalidRequest(EngineError):  # noqa: N818 - reads as what it is where it is raised
+class InvalidRequest(EngineError):
     """A field of a request is not acceptable.
 
     Attributes:

@@ -26,8 +26,14 @@ from typing import Any
 
 from runtime.engine.backend import TokenBackend
 from runtime.engine.config import EngineConfig
-from runtime.engine.errors import DecodeError, FailureReason, InvalidRequest, NoSlotError
-from runtime.engine.prompt import PromptEncoder
+from runtime.engine.errors import (
+    DecodeError,
+    EngineError,
+    FailureReason,
+    InvalidRequest,
+    NoSlotError,
+)
+from runtime.engine.preparation import DEADLINE_PASSED, Preparer
 from runtime.engine.scheduler import Chunk, Scheduler
 from runtime.engine.sequence import Emit, Generation, Scoring, Sequence
 from runtime.engine.template import ChatTemplate
@@ -41,7 +47,7 @@ from runtime.engine.types import (
 )
 
 _CANCELLED = (FailureReason.CANCELLED, "", "the request was cancelled")
-_LATE = (FailureReason.DEADLINE, "", "the deadline passed before the answer was complete")
+_LATE = (FailureReason.DEADLINE, "", DEADLINE_PASSED)
 
 
 class GenerationEngine:
@@ -57,7 +63,7 @@ class GenerationEngine:
         """
         self._backend = backend
         self._config = config
-        self._encoder = PromptEncoder(backend, template)
+        self._preparer = Preparer(backend, template)
         self._scheduler = Scheduler(
             backend,
             config,
@@ -90,7 +96,7 @@ class GenerationEngine:
         that decoding does not wait for it.
         """
         try:
-            sequence = self._prepare(request, emit)
+            sequence = self._preparer.prepare(request, emit)
             with self._lock:
                 self._check_open(request.id)
                 self._in_flight[request.id] = sequence
@@ -98,6 +104,8 @@ class GenerationEngine:
                 self._inbox.put(sequence)
         except InvalidRequest as refused:
             emit(Failure(request.id, refused.reason, refused.field, str(refused)))
+        except EngineError as failed:
+            emit(Failure(request.id, FailureReason.INTERNAL, "", str(failed)))
 
     def cancel(self, request_id: int) -> None:
         """Give a request up within one step; unknown and ended ids are ignored."""
@@ -145,43 +153,6 @@ class GenerationEngine:
             raise InvalidRequest("id", "the id is in use")
         if len(self._in_flight) >= self._config.max_waiting + self._config.max_sequences:
             raise InvalidRequest("", "too many requests are waiting", FailureReason.CAPACITY)
-
-    def _prepare(self, request: GenerateRequest | ScoreRequest, emit: Emit) -> Sequence:
-        now = time.monotonic()
-        if request.deadline is not None and request.deadline <= now:
-            raise InvalidRequest("", _LATE[2], FailureReason.DEADLINE)
-        if isinstance(request, ScoreRequest):
-            texts = [self._encoder.encode_text(text) for text in request.texts]
-            for index, tokens in enumerate(texts):
-                self._check_length(f"texts[{index}]", len(tokens))
-            return Scoring(request, emit, texts, vocabulary=self._backend, arrived=now)
-        prompt, field = self._encoder.encode(request.prompt)
-        self._check_length(field, len(prompt) + 1)
-        room = min(self._backend.context_tokens, self._backend.kv_tokens) - len(prompt)
-        max_tokens = request.max_tokens
-        if request.fit_context:
-            max_tokens = min(max_tokens, room)
-        self._check_length("max_tokens", len(prompt) + max_tokens)
-        return Generation(
-            request,
-            emit,
-            prompt,
-            max_tokens=max_tokens,
-            vocabulary=self._backend,
-            arrived=now,
-        )
-
-    def _check_length(self, field: str, tokens: int) -> None:
-        """Refuse what could never run, however long it waited."""
-        context, capacity = self._backend.context_tokens, self._backend.kv_tokens
-        if tokens > context:
-            raise InvalidRequest(field, f"{tokens} tokens are needed and the context has {context}")
-        if tokens > capacity:
-            raise InvalidRequest(
-                field,
-                f"{tokens} tokens are needed and the KV cache has {capacity}",
-                FailureReason.CAPACITY,
-            )
 
     # --- the engine's thread --------------------------------------------------------
 

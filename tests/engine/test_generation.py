@@ -203,6 +203,13 @@ def test_refuses_what_can_never_fit(
     assert backend.steps == []
 
 
+def test_text_that_is_no_unicode_is_refused() -> None:
+    with running(MemoryBackend()) as engine:
+        failure = engine.generate("half a pair \ud800").failure()
+        assert failure.reason is FailureReason.INVALID_ARGUMENT
+        assert engine.score("\ud800").failure().reason is FailureReason.INVALID_ARGUMENT
+
+
 def test_a_default_max_tokens_shrinks_to_the_context() -> None:
     with running(MemoryBackend(context_tokens=64)) as engine:
         done = engine.generate("p" * 59, max_tokens=100, fit_context=True).done()
