@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.store.filesystem import RealFilesystem
@@ -70,9 +71,10 @@ class PowerCutFilesystem(StepFilesystem):
         self.stop_at: int | None = None
         self.moment = "before"
         self._off = False
-        self._unsynced_names: list[tuple[Path, Callable[[], None]]] = []
+        self._names: list[_Name] = []
         self._synced_bytes: dict[int, int] = {}
-        self._paths: dict[int, Path] = {}
+        # Closed with unsynced content: kept open, because the file may be renamed.
+        self._closed: dict[int, int] = {}
 
     def arm(self, stop_at: int, moment: str) -> None:
         self.stop_at, self.moment, self.steps = stop_at, moment, 0
@@ -93,18 +95,17 @@ class PowerCutFilesystem(StepFilesystem):
         raise PowerCut
 
     def make_folder(self, path: Path) -> None:
-        self._unsynced_names.append((path.parent, lambda: shutil.rmtree(path, ignore_errors=True)))
+        self._names.append(_Name(path))
         super().make_folder(path)
 
     def create(self, path: Path) -> int:
-        self._unsynced_names.append((path.parent, lambda: path.unlink(missing_ok=True)))
+        self._names.append(_Name(path))
         descriptor = super().create(path)
-        self._paths[descriptor], self._synced_bytes[descriptor] = path, 0
+        self._synced_bytes[descriptor] = 0
         return descriptor
 
     def open_append(self, path: Path) -> int:
         descriptor = super().open_append(path)
-        self._paths[descriptor] = path
         self._synced_bytes[descriptor] = os.fstat(descriptor).st_size
         return descriptor
 
@@ -114,31 +115,56 @@ class PowerCutFilesystem(StepFilesystem):
 
     def sync_folder(self, path: Path) -> None:
         super().sync_folder(path)
-        self._unsynced_names = [item for item in self._unsynced_names if item[0] != path]
+        self._names = [name for name in self._names if name.path.parent != path]
 
     def rename(self, source: Path, target: Path) -> None:
-        def undo() -> None:
-            if target.exists():
-                target.rename(source)
-
-        self._unsynced_names.append((target.parent, undo))
         super().rename(source, target)
+        self._moved(source, target)
+        self._names.append(_Name(target, source))
 
     def close(self, descriptor: int) -> None:
-        """Closing loses nothing: what was not synced stays in danger under its path."""
-        path, synced = self._paths.pop(descriptor), self._synced_bytes.pop(descriptor)
+        """Closing makes nothing durable."""
+        synced = self._synced_bytes.pop(descriptor)
         if os.fstat(descriptor).st_size > synced:
-            self._unsynced_names.append((path, lambda: _cut(path, synced)))
-        super().close(descriptor)
+            self._closed[descriptor] = synced
+        else:
+            super().close(descriptor)
 
     def cut(self, *, lose_unsynced: bool) -> None:
         """Take away what a power cut may take away."""
-        if not lose_unsynced:
+        if lose_unsynced:
+            for descriptor, synced in (self._synced_bytes | self._closed).items():
+                os.ftruncate(descriptor, synced)
+            while self._names:
+                self._lose(self._names.pop())
+        for descriptor in self._closed:
+            os.close(descriptor)
+        self._closed.clear()
+
+    def _lose(self, name: _Name) -> None:
+        if not name.path.exists():
             return
-        for descriptor, path in self._paths.items():
-            _cut(path, self._synced_bytes[descriptor])
-        for _, undo in reversed(self._unsynced_names):
-            undo()
+        if name.source is not None:
+            name.path.rename(name.source)
+            self._moved(name.path, name.source)
+        elif name.path.is_dir():
+            shutil.rmtree(name.path)
+        else:
+            name.path.unlink()
+
+    def _moved(self, source: Path, target: Path) -> None:
+        """Names below a folder go with it."""
+        for name in self._names:
+            if name.path.is_relative_to(source):
+                name.path = target / name.path.relative_to(source)
+
+
+@dataclass
+class _Name:
+    """A name that no sync of its folder has made durable; `source` when it was renamed."""
+
+    path: Path
+    source: Path | None = None
 
 
 class FullFilesystem(StepFilesystem):
@@ -161,8 +187,3 @@ class FullFilesystem(StepFilesystem):
         if half is not None:
             half()
         raise OSError(self._code, os.strerror(self._code))
-
-
-def _cut(path: Path, size_bytes: int) -> None:
-    if path.exists():
-        os.truncate(path, size_bytes)
