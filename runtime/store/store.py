@@ -17,20 +17,17 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from runtime.store.errors import JournalDamaged, StoreError, StoreLocked, io_error
+from runtime.store.errors import StoreError, StoreLocked, io_error
 from runtime.store.filesystem import FOLDER_MODE, Filesystem, RealFilesystem
 from runtime.store.journal import Journal
+from runtime.store.records import HEADER, encode_changes, replayed
 from runtime.store.state import State, StoreState, VersionRecord, moved
 from security.bundle.opening import VerifiedBundle
-from security.errors import CasemateError
 
-FORMAT = "casemate.store/1"
 INCOMING_PREFIX = ".incoming-"
 COPY_BYTES = 4 << 20
 # Folders in incoming/ that nobody removed are dropped by a later open.
@@ -96,7 +93,7 @@ class Store:
         try:
             journal, found = Journal.open(folder / "journal", filesystem)
             try:
-                state = _replayed(folder / "journal", found.records)
+                state = replayed(folder / "journal", found.records)
                 store = cls(
                     folder=folder,
                     lock=lock,
@@ -207,7 +204,7 @@ class Store:
                 if copied:
                     self._copy_in(bundle, target)
                 # If we crash here: a whole folder that no record names; open removes it.
-                self._journal.append(_encode([record]))
+                self._journal.append(encode_changes([record]))
             except StoreError:
                 if copied and present is None:
                     self._discard(target)
@@ -240,7 +237,7 @@ class Store:
                 for record, state, reason in moves
             ]
             after = self._state.apply(changes)
-            self._journal.append(_encode(changes))
+            self._journal.append(encode_changes(changes))
             self._state = after
             return after
 
@@ -306,7 +303,7 @@ class Store:
     def _recover(self, *, first: bool) -> None:
         """Bring journal and disk together; runs the same after a crash and after a stop."""
         if first:
-            self._journal.append({"format": FORMAT})
+            self._journal.append(HEADER)
         self._drop_orphans()
         missing = [record for record in self.versions() if not self.path_of(record).is_dir()]
         gone = [record for record in missing if record.state is not State.REVOKED]
@@ -359,27 +356,3 @@ def _blocks(descriptor: int, size_bytes: int) -> Iterator[bytes]:
             raise StoreError("io", "a verified file ended before its verified size")
         offset += len(block)
         yield block
-
-
-def _encode(changes: Iterable[VersionRecord]) -> dict[str, Any]:
-    return {"changes": [asdict(record) for record in changes]}
-
-
-def _replayed(path: Path, records: Iterable[Mapping[str, Any]]) -> StoreState:
-    """Run the journal's records through the state machine."""
-    state = StoreState.empty()
-    for number, record in enumerate(records):
-        if number == 0:
-            if record.get("format") != FORMAT:
-                raise JournalDamaged(path, 0, f"the format is not {FORMAT}")
-            continue
-        try:
-            state = state.apply(
-                [
-                    VersionRecord(**{**item, "state": State(item["state"])})
-                    for item in record["changes"]
-                ]
-            )
-        except (KeyError, TypeError, ValueError, CasemateError) as error:
-            raise JournalDamaged(path, number, str(error)) from error
-    return state

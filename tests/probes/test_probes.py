@@ -45,7 +45,7 @@ BAD_FILES = {
     "bad-id": line(id="a b"),
     "request-no-object": line(request=[]),
     "duplicate-id": line() * 2,
-    "duplicate-key": line().replace(b'{', b'{"id": "p0", ', 1),
+    "duplicate-key": line().replace(b"{", b'{"id": "p0", ', 1),
     "too-many": b"".join(line(id=f"p{number}") for number in range(MAX_PROBES + 1)),
 }
 
