@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -190,17 +191,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         result: dict[str, Any] = {
-            "command": "python -m benchmarks.audit_log",
+            "command": " ".join(["python -m benchmarks.audit_log", *sys.argv[1:]]),
+            "seconds_per_run": options.seconds,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
             f"{platform.python_version()}",
             "load_average_before": [round(value, 2) for value in os.getloadavg()],
             "entry_bytes": len(sample_entry()),
             "goal_entries_per_second": GOAL_PER_SECOND,
-            "disk_flushes_per_second": round(flushes_per_second(folder), 1),
+            "disk_flushes_per_second_before": round(flushes_per_second(folder), 1),
             "signatures_per_second": round(signatures_per_second(signer), 1),
         }
         print(
-            f"disk: {result['disk_flushes_per_second']:,.0f} flushes/s; "
+            f"disk: {result['disk_flushes_per_second_before']:,.0f} flushes/s; "
             f"signing (Ed25519 and ML-DSA-44): {result['signatures_per_second']:,.0f}/s; "
             f"entry: {result['entry_bytes']} bytes; load before: {result['load_average_before']}"
         )
@@ -209,6 +211,12 @@ def main() -> None:
         rounds.append(measure(folder / "log", signer, options.seconds, options.flush_ms))
         show(rounds[1])
         result["rounds"] = rounds
+        result["disk_flushes_per_second_after"] = round(flushes_per_second(folder), 1)
+        result["load_average_after"] = [round(value, 2) for value in os.getloadavg()]
+    print(
+        f"\ndisk after: {result['disk_flushes_per_second_after']:,.0f} flushes/s; "
+        f"load after: {result['load_average_after']}"
+    )
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(f"\nwritten to {options.output}")
