@@ -16,7 +16,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,9 +228,10 @@ class EngineClients:
         self._engine.close()
 
 
-def compare(gguf: Path, rounds: int, prompt_tokens: int, new_tokens: int) -> list[dict[str, float]]:
+def compare(
+    gguf: Path, rounds: int, prompt_tokens: int, new_tokens: int
+) -> Iterator[dict[str, float]]:
     """Alternate both at each number of clients; the best round of each, and their ratio."""
-    rows = []
     everything = prompts(gguf, count=max(CLIENTS), tokens=prompt_tokens - 1)
     engine = EngineClients(gguf)
     bare = BareLoop(gguf, clients=max(CLIENTS), tokens=prompt_tokens + new_tokens + 8)
@@ -243,20 +244,17 @@ def compare(gguf: Path, rounds: int, prompt_tokens: int, new_tokens: int) -> lis
         ]
         floor = max((pair[0] for pair in pairs), key=lambda result: result.tokens_per_second)
         ours = max((pair[1] for pair in pairs), key=lambda result: result.tokens_per_second)
-        rows.append(
-            {
-                "clients": clients,
-                "bare_tokens_per_second": round(floor.tokens_per_second, 1),
-                "engine_tokens_per_second": round(ours.tokens_per_second, 1),
-                "ratio": round(ours.tokens_per_second / floor.tokens_per_second, 3),
-                "bare_ttft_p50_ms": round(floor.ttft_p50_ms),
-                "engine_ttft_p50_ms": round(ours.ttft_p50_ms),
-                "engine_inter_token_p99_ms": round(ours.inter_token_p99_ms),
-            }
-        )
+        yield {
+            "clients": clients,
+            "bare_tokens_per_second": round(floor.tokens_per_second, 1),
+            "engine_tokens_per_second": round(ours.tokens_per_second, 1),
+            "ratio": round(ours.tokens_per_second / floor.tokens_per_second, 3),
+            "bare_ttft_p50_ms": round(floor.ttft_p50_ms),
+            "engine_ttft_p50_ms": round(ours.ttft_p50_ms),
+            "engine_inter_token_p99_ms": round(ours.inter_token_p99_ms),
+        }
     bare.close()
     engine.close()
-    return rows
 
 
 def main() -> None:
