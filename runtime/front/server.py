@@ -29,6 +29,7 @@ HANDSHAKE_TIMEOUT_MS = 2000
 RECHECK_SECONDS = 0.25
 MAX_METADATA_BYTES = 16 * 1024
 MAX_STREAMS_PER_CONNECTION = 256
+_WRITE_GRACE_SECONDS = 0.5
 
 
 def _deserializer(cls: type[Message]) -> Callable[[bytes], Message | Malformed]:
@@ -95,21 +96,50 @@ class FrontHandler(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     def _stream(self, spec: MethodSpec) -> Any:
         async def behaviour(request: Any, context: Any) -> None:
-            call = Call(spec, request, _peer(context), context.time_remaining(), context.write)
+            writer = _Writer(context)
+            call = Call(spec, request, _peer(context), context.time_remaining(), writer.send)
             await self._pipeline.run(call)
+            await writer.settle()
             await _finish(call, context)
 
         return behaviour
 
     def _bidi(self, spec: MethodSpec) -> Any:
         async def behaviour(requests: AsyncIterator[Any], context: Any) -> None:
-            call = Call(
-                spec, None, _peer(context), context.time_remaining(), context.write, requests
-            )
+            writer = _Writer(context)
+            call = Call(spec, None, _peer(context), context.time_remaining(), writer.send, requests)
             await self._pipeline.run(call)
+            await writer.settle()
             await _finish(call, context)
 
         return behaviour
+
+
+class _Writer:
+    """Sends messages one at a time, and knows whether one is still under way.
+
+    gRPC takes one write at a time and no status while one is under way. A call that is
+    ended in the middle of a write (its deadline, a revocation) must wait for it; if the
+    client does not read, that would be for ever, so the stream is reset instead.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._writing: asyncio.Future[None] | None = None
+
+    async def send(self, message: Any) -> None:
+        """Send a message; wait until the transport has taken it."""
+        self._writing = asyncio.ensure_future(self._context.write(message))
+        await asyncio.shield(self._writing)
+
+    async def settle(self) -> None:
+        """Wait a moment for a write under way; give the call up when it does not end."""
+        if self._writing is None or self._writing.done():
+            return
+        await asyncio.wait({self._writing}, timeout=_WRITE_GRACE_SECONDS)
+        if not self._writing.done():
+            self._writing.cancel()
+            raise asyncio.CancelledError
 
 
 async def _finish(call: Call, context: Any) -> None:
