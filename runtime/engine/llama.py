@@ -12,19 +12,20 @@ Invariants:
 llama.cpp may abort the process on a model or a state it did not expect (GGML_ASSERT).
 Nothing here can catch that: it runs in a worker, and the worker's death is contained.
 
-Settings, best of several rounds with Gemma 3 270M Q4_K_M on two Zen 4 cores; decode
-tokens/s at 1 and 16 sequences, each against the setting chosen (98, 283):
-  - Flash attention on: without it 90, 237. It also skips the cells that a unified cache
-    masks out, so other people's positions cost next to nothing.
-  - Extra (repacked) weight buffers on: without them 93, 237.
-  - Sliding-window layers with a full cache (`swa_full`): without it 68, 229, and a kept
-    prefix could not be cut back beyond the window (Gemma: 512), so it would not be
-    reusable. It costs memory: every layer holds every position.
+Settings. Decode tokens/s at 1 and at 16 sequences, Gemma 3 270M Q4_K_M, two Zen 4 cores
+that other work shared: two rounds each, both shown, OMP_WAIT_POLICY=active unless said.
+As chosen: 91-98, 179-283. That spread is as wide as most differences, so these are
+reasons first and measurements second:
+  - Flash attention on: without it 89-90, 231-237, no difference that can be told apart.
+  - Extra (repacked) weight buffers on: without them 92-93, 183-237, likewise.
+  - Sliding-window layers with a full cache (`swa_full`), because a kept prefix can
+    otherwise not be cut back beyond the window (Gemma: 512). Without it 63-68, 155-229.
+    It costs memory: every layer holds every position.
   - Unified cache: sharing a prefix is metadata only; otherwise it aborts the process.
-  - The wait policy of OpenMP is left at libgomp's default (spin a while, then sleep).
-    OMP_WAIT_POLICY=passive gives 56-69, 206-227 on free cores, but still 54, 110 when
-    other processes want them (load 8), where spinning loses more than nine tenths. So
-    it is for machines that do other work too, and is set in the environment.
+  - The wait policy of OpenMP is left at libgomp's default (one quiet run: 96, 288).
+    OMP_WAIT_POLICY=passive gave 36-56, 159-206. With the machine overloaded (load 8)
+    passive still gave 54, 110, and the default did not finish within 40 seconds. So
+    passive, set in the environment, is for machines that do other work too.
 """
 
 from __future__ import annotations
