@@ -97,11 +97,20 @@ async def _sample(stream: Stream, prompt: str) -> Sample:
 
 
 async def closed_loop(
-    stream: Stream, prompts: list[str], *, clients: int, requests_per_client: int
+    stream: Stream,
+    prompts: list[str],
+    *,
+    clients: int,
+    requests_per_client: int,
+    stagger_seconds: float = 0.0,
 ) -> Summary:
-    """Run `clients` loops at once, each with prompts of its own."""
+    """Run `clients` loops at once, each with prompts of its own.
+
+    Each client starts `stagger_seconds` after the one before it.
+    """
 
     async def client(number: int) -> list[Sample]:
+        await asyncio.sleep(number * stagger_seconds)
         first = number * requests_per_client
         mine = prompts[first : first + requests_per_client]
         return [await _sample(stream, prompt) for prompt in mine]

@@ -163,8 +163,7 @@ class GenerationEngine:
                 now = time.monotonic()
                 for sequence in self._scheduler.admit(now):
                     self._prompt_tokens += len(sequence.tokens)
-                chunks = self._scheduler.plan()
-                if chunks:
+                for chunks in self._scheduler.plan():
                     self._steps += 1
                     self._step(chunks)
         except Exception as defect:  # a bug: the owner reports it, nothing can be saved

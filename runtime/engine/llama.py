@@ -13,7 +13,7 @@ llama.cpp may abort the process on a model or a state it did not expect (GGML_AS
 Nothing here can catch that: it runs in a worker, and the worker's death is contained.
 
 Settings. Decode tokens/s at 1 and at 16 sequences, Gemma 3 270M Q4_K_M, two Zen 4 cores
-that other work shared: two rounds each, both shown, OMP_WAIT_POLICY=active unless said.
+that other work shared; two rounds each, both shown.
 As chosen: 91-98, 179-283. That spread is as wide as most differences, so these are
 reasons first and measurements second:
   - Flash attention on: without it 89-90, 231-237, no difference that can be told apart.
@@ -22,10 +22,8 @@ reasons first and measurements second:
     otherwise not be cut back beyond the window (Gemma: 512). Without it 63-68, 155-229.
     It costs memory: every layer holds every position.
   - Unified cache: sharing a prefix is metadata only; otherwise it aborts the process.
-  - The wait policy of OpenMP is left at libgomp's default (one quiet run: 96, 288).
-    OMP_WAIT_POLICY=passive gave 36-56, 159-206. With the machine overloaded (load 8)
-    passive still gave 54, 110, and the default did not finish within 40 seconds. So
-    passive, set in the environment, is for machines that do other work too.
+  - How long OpenMP's threads spin at a barrier is the environment's business, since it
+    must be set before the library loads: see runtime/worker/launch.py.
 """
 
 from __future__ import annotations
@@ -51,10 +49,11 @@ from llama_cpp import llama_cpp as c_api
 
 from runtime.engine.llama_vocabulary import LlamaVocabulary
 
-MAX_SEQUENCE_SLOTS = 256
-"""llama.cpp's LLAMA_MAX_SEQ."""
+MAX_SEQUENCE_SLOTS = 255
+"""llama.cpp has 256, and one is ours (see `_padding_rows`)."""
 
 _NO_SLOT = 1
+_TILE_ROWS = 4
 
 log_counts: Counter[int] = Counter()
 """How many messages llama.cpp wanted to log in this process, by its level."""
@@ -126,11 +125,11 @@ class LlamaBackend(LlamaVocabulary):
         self.context_tokens = min(
             config.context_tokens, int(c_api.llama_model_n_ctx_train(self._model))
         )
-        self.kv_tokens = int(c_api.llama_n_ctx(self._context))
+        self.kv_tokens = int(c_api.llama_n_ctx(self._context)) - _TILE_ROWS
         self.sequence_slots = config.sequence_slots
         self.step_tokens = config.step_tokens
         self.max_rows = config.max_rows
-        self._make_batch(config.step_tokens)
+        self._make_batch(config.step_tokens + _TILE_ROWS)
         self._row_type = ctypes.c_float * self.vocabulary_size
         self._views: dict[int, Logits] = {}
 
@@ -143,7 +142,7 @@ class LlamaBackend(LlamaVocabulary):
         self._slot_counts = np.ones(size, dtype=np.int32)
         base = self._slots.ctypes.data
         self._slot_pointers = base + np.arange(size, dtype=np.uint64) * self._slots.itemsize
-        self._filled = 0
+        self._filled = self._rows = 0
         as_int32 = ctypes.POINTER(ctypes.c_int32)
         self._batch = c_api.llama_batch(
             n_tokens=0,
@@ -157,7 +156,7 @@ class LlamaBackend(LlamaVocabulary):
 
     def begin(self) -> None:
         """Start an empty step."""
-        self._filled = 0
+        self._filled = self._rows = 0
 
     def add(
         self, slot: int, tokens: Sequence[int], position: int, *, every_row: bool, last_row: bool
@@ -170,6 +169,7 @@ class LlamaBackend(LlamaVocabulary):
             self._positions[row] = position
             self._slots[row] = slot
             self._wanted[row] = every_row or last_row
+            self._rows += every_row or last_row
             self._filled = row + 1
             return row
         end = row + count
@@ -178,17 +178,30 @@ class LlamaBackend(LlamaVocabulary):
         self._slots[row:end] = slot
         self._wanted[row:end] = every_row
         self._wanted[end - 1] = every_row or last_row
+        self._rows += count if every_row else last_row
         self._filled = end
         return row
 
     def decode(self) -> None:
         """Run the step; the GIL is free meanwhile."""
-        self._batch.n_tokens = self._filled
+        padding = _padding_rows(self._rows) if self._rows == self._filled else 0
+        self._pad(padding)
         status = c_api.llama_decode(self._context, self._batch)
+        if padding:
+            c_api.llama_memory_seq_rm(self._memory, self.sequence_slots, -1, -1)
         if status == _NO_SLOT:
             raise NoSlotError("the KV cache has no room for the step")
         if status != 0:
             raise DecodeError(f"llama_decode returned {status}")
+
+    def _pad(self, count: int) -> None:
+        """Fill the step up with tokens of a sequence that nobody has; see `_padding_rows`."""
+        row, end = self._filled, self._filled + count
+        self._tokens[row:end] = 0
+        self._positions[row:end] = np.arange(count, dtype=np.int32)
+        self._slots[row:end] = self.sequence_slots
+        self._wanted[row:end] = True
+        self._batch.n_tokens = end
 
     def logits(self, row: int) -> Logits:
         """float32[vocabulary_size] after that row's token; a view until `begin`."""
@@ -223,6 +236,20 @@ class LlamaBackend(LlamaVocabulary):
             self._model = None
 
 
+def _padding_rows(rows: int) -> int:
+    """How many rows to add so that the output layer's kernel takes whole tiles.
+
+    llama.cpp multiplies the output layer in tiles of four rows and reads all of its
+    weights once more for a remainder. Decode steps of Gemma 3 270M on two cores, ms:
+
+        rows   4   5   6   7   8   9  10  11  12  13  14  15  16
+              32  46  51  57  39  55  59  65  50  65  70  75  51
+
+    Below five rows a remainder is cheaper than the padding.
+    """
+    return -rows % _TILE_ROWS if rows > _TILE_ROWS else 0
+
+
 def _load_model(path: str | Path, config: LlamaConfig) -> Any:
     params = c_api.llama_model_default_params()
     params.n_gpu_layers = 0
@@ -247,10 +274,11 @@ def _check_architecture(model: Any) -> None:
 
 def _new_context(model: Any, config: LlamaConfig, threads: int) -> Any:
     params = c_api.llama_context_default_params()
-    params.n_ctx = config.kv_tokens
-    params.n_batch = config.step_tokens
-    params.n_ubatch = config.step_tokens
-    params.n_seq_max = config.sequence_slots
+    # Room for the padding of a step, and one more sequence that it belongs to.
+    params.n_ctx = config.kv_tokens + _TILE_ROWS
+    params.n_batch = config.step_tokens + _TILE_ROWS
+    params.n_ubatch = config.step_tokens + _TILE_ROWS
+    params.n_seq_max = config.sequence_slots + 1
     params.n_threads = threads
     params.n_threads_batch = threads
     params.flash_attn_type = c_api.LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -260,7 +288,7 @@ def _new_context(model: Any, config: LlamaConfig, threads: int) -> Any:
     params.swa_full = True
     params.kv_unified = True
     # llama.cpp aborts the process when this is below the number of sequences.
-    params.n_outputs_max = max(config.max_rows, config.sequence_slots)
+    params.n_outputs_max = max(config.max_rows, config.sequence_slots) + _TILE_ROWS
     context = c_api.llama_init_from_model(model, params)
     if not context:
         raise LoadError("llama.cpp could not make a context of that size")

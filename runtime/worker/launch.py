@@ -59,8 +59,11 @@ def environment(threads: int) -> dict[str, str]:
     return {
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": str(threads),
-        # Workers and the front share few cores: a thread that waits must not spin.
-        "OMP_WAIT_POLICY": "passive",
+        # Two threads meet at a barrier hundreds of times a token. Sleeping at each
+        # (OMP_WAIT_POLICY=passive) halves the speed at one client; libgomp's default,
+        # spinning for milliseconds, doubles a step's time as soon as something else
+        # wants a core. Some microseconds of spinning cost little in either case.
+        "GOMP_SPINCOUNT": "3000",
         # numpy's BLAS would start threads at import, before the sandbox covers them.
         "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -19,7 +19,7 @@ from runtime.engine.types import (
 )
 from tests.engine.harness import Harness, Stream, running
 
-LONG = EngineConfig(prefill_step_tokens=16)
+LONG = EngineConfig(prefill_turn_tokens=16)
 
 
 def alone(prompt: str, max_tokens: int = 8) -> str:
@@ -73,10 +73,11 @@ def test_a_request_joins_at_the_next_step_and_leaves_when_it_is_done() -> None:
         first.done()
         late[0].done()
     widths = [len(parts) for parts in backend.steps]
-    # Sent during step 5: computed from step 6 on, three steps long, and gone again.
-    assert widths[:5] == [1] * 5
-    assert widths[5:8] == [2, 2, 2]
-    assert set(widths[8:]) == {1}
+    # Sent during step 5: its prompt is step 7, it decodes in 8 and 9, and is gone again.
+    assert widths[:7] == [1] * 7
+    assert len(backend.steps[6][0].tokens) == 1 + len("two")
+    assert widths[7:9] == [2, 2]
+    assert set(widths[9:]) == {1}
     assert late[0].text == "22"
 
 
@@ -91,11 +92,47 @@ def test_a_long_prompt_does_not_hold_up_those_who_decode() -> None:
         backend.before_decode = join
         first = engine.generate("first", max_tokens=100)
         first.done()
-    mixed = [parts for parts in backend.steps if len(parts) == 2]
-    assert len(mixed) > 10
-    for decode, prefill in mixed:
-        assert len(decode.tokens) == 1
-        assert len(prefill.tokens) <= LONG.prefill_step_tokens
+    (slot,) = {part.slot for part in backend.steps[0]}
+    prefills = [
+        index
+        for index, parts in enumerate(backend.steps)
+        if parts[0].slot != slot and len(parts[0].tokens) > 1
+    ]
+    assert len(prefills) > 10
+    for before, after in zip(prefills, prefills[1:], strict=False):
+        between = backend.steps[before + 1 : after]
+        assert [[part.slot for part in parts] for parts in between] == [[slot]]
+    for index in prefills:
+        (chunk,) = backend.steps[index]
+        assert len(chunk.tokens) <= LONG.prefill_turn_tokens
+
+
+def test_decoding_and_prefill_never_share_a_step() -> None:
+    backend = MemoryBackend()
+    with running(backend, LONG) as engine:
+        streams = [engine.generate("p" * length, max_tokens=20) for length in (3, 50, 9, 90)]
+        for stream in streams:
+            stream.done()
+    for parts in backend.steps:
+        assert len({part.position == 0 or len(part.tokens) > 1 for part in parts}) == 1
+
+
+def test_short_prompts_share_a_step_and_long_ones_do_not() -> None:
+    backend = MemoryBackend()
+    streams: list[Stream] = []
+    with running(backend, EngineConfig(prefill_turn_tokens=256)) as engine:
+
+        def submit_more(_parts: tuple[Part, ...]) -> None:
+            if len(backend.steps) == 1:
+                streams.extend(engine.generate(letter * 20, max_tokens=1) for letter in "ab")
+                streams.extend(engine.generate(letter * 100, max_tokens=1) for letter in "cd")
+
+        backend.before_decode = submit_more
+        engine.generate("z", max_tokens=1).done()
+        for stream in streams:
+            stream.done()
+    prompts = [[chr(part.tokens[-1]) for part in parts] for parts in backend.steps[1:]]
+    assert prompts[:3] == [["a", "b"], ["c"], ["d"]]
 
 
 def test_prompts_are_prefilled_in_the_order_they_came() -> None:

@@ -205,16 +205,37 @@ def test_a_context_too_small_is_named(tiny: Path) -> None:
 
 def test_a_full_cache_is_told_and_leaves_the_cache_as_it_was(tiny: Path) -> None:
     with loaded(tiny) as backend:
-        for slot in range(8):
+        full = -(-backend.kv_tokens // 128)
+        for slot in range(full):
             backend.begin()
             backend.add(slot, [5] * 128, 0, every_row=False, last_row=False)
             backend.decode()
         backend.begin()
-        backend.add(8, [5] * 128, 0, every_row=False, last_row=False)
+        backend.add(full, [5] * 128, 0, every_row=False, last_row=False)
         with pytest.raises(NoSlotError):
             backend.decode()
         backend.forget(0)
         backend.decode()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, 8])
+def test_padding_a_step_changes_no_answer_and_leaves_no_trace(tiny: Path, rows: int) -> None:
+    with loaded(tiny) as backend:
+        alone = []
+        for slot in range(rows):
+            backend.begin()
+            backend.add(slot, [5 + slot], 0, every_row=False, last_row=True)
+            backend.decode()
+            alone.append(backend.logits(0).copy())
+            backend.forget(slot)
+        for _ in range(2 * backend.kv_tokens // rows):  # a leak would fill the cache
+            backend.begin()
+            for slot in range(rows):
+                backend.add(slot, [5 + slot], 0, every_row=False, last_row=True)
+            backend.decode()
+            for slot in range(rows):
+                np.testing.assert_allclose(backend.logits(slot), alone[slot], atol=1e-3)
+                backend.forget(slot)
 
 
 GEMMA = LlamaConfig(kv_tokens=4096, context_tokens=2048, sequence_slots=16)
