@@ -17,7 +17,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup models demo test check lint format stubs bench fuzz lock clean
+.PHONY: help setup models demo test lint format stubs bench fuzz soak lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -41,11 +41,9 @@ demo: $(STAMP) $(MODELS) ## The whole path on real models: authority, bundle, ap
 
 # The suite runs without the models too (their tests skip and say why), so that
 # it does not depend on a large download.
-test: $(STAMP) check ## Lint, types, import rules and the test suite
+test: $(STAMP) lint ## Lint, types, import rules and the test suite
 	@$(BIN)/python tools/models.py build/models && touch $(MODELS) || echo "The public models could not be installed; tests that need them will skip."
-	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadscope
-
-check: lint
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m "not slow"
 
 lint: $(STAMP) ## ruff, mypy --strict and the import rules
 	$(BIN)/ruff check .
@@ -65,6 +63,9 @@ bench: $(STAMP) $(MODELS) ## Measure everything the README quotes (about 25 minu
 
 fuzz: $(STAMP) ## Mutate model files against the pre-parsers (about 15 minutes)
 	$(BIN)/python -m tests.fuzz.fuzz_preparse --iterations 100000
+
+soak: $(STAMP) ## The tests that take minutes: every bit flip, a thousand trees, long races
+	$(BIN)/python -m pytest -q -m slow
 
 lock: $(STAMP) ## Write requirements.lock from this environment
 	{ echo '# Exact versions of everything that setup installs; written by `make lock`.'; $(BIN)/pip freeze --exclude-editable; } > requirements.lock

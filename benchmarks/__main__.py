@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-BENCHMARKS = ("bare_loop", "serving", "prefix", "encoder", "audit_log", "footprint")
+BENCHMARKS = ("serving", "prefix", "encoder", "audit_log", "footprint")
 
 
 def main() -> None:

@@ -33,7 +33,6 @@ from runtime.engine.config import EngineConfig
 from runtime.engine.prefix import KeptPrefix, PrefixCache, common_prefix
 from runtime.engine.sequence import NO_SLOT, Sequence
 
-
 # Query rows of a tile in llama.cpp's attention on the CPU.
 _TILE_TOKENS = 64
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -99,7 +100,7 @@ def test_a_long_prompt_does_not_hold_up_those_who_decode() -> None:
         if parts[0].slot != slot and len(parts[0].tokens) > 1
     ]
     assert len(prefills) > 10
-    for before, after in zip(prefills, prefills[1:], strict=False):
+    for before, after in itertools.pairwise(prefills):
         between = backend.steps[before + 1 : after]
         assert [[part.slot for part in parts] for parts in between] == [[slot]]
     for index in prefills:
