@@ -9,7 +9,8 @@ versions. They want a quiet machine: nothing else should run.
 from __future__ import annotations
 
 import argparse
-import importlib
+import subprocess
+import sys
 
 BENCHMARKS = ("serving", "prefix", "encoder", "audit_log", "footprint")
 
@@ -24,7 +25,8 @@ def main() -> None:
         parser.error(f"no such benchmark: {', '.join(unknown)}")
     for name in names:
         print(f"== {name}", flush=True)
-        importlib.import_module(f"benchmarks.{name}").main()
+        # A process each: what one leaves loaded must not weigh on the next.
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
 
 
 if __name__ == "__main__":
