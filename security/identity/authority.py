@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from security.errors import IdentityError, UsageError
-from security.identity.pem import MALFORMED
+from security.identity.pem import MALFORMED, require_der_signature
 from security.identity.profile import Lifetimes, new_serial
 from security.identity.spiffe import APPLIANCE_ROLE, SCHEME, SpiffeId, check_trust_domain
 from security.keys import Algorithm, algorithm_of, generate
@@ -176,6 +176,7 @@ def public_key_of_request(data: bytes) -> EllipticCurvePublicKey:
         raise IdentityError(f"a signing request has at most {MAX_REQUEST_BYTES} bytes")
     try:
         request = x509.load_pem_x509_csr(data)
+        require_der_signature(request, "the signing request")
         proven = request.is_signature_valid
         key = request.public_key()
     except MALFORMED as error:

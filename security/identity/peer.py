@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from security.errors import IdentityError
-from security.identity.pem import parse_certificates
+from security.identity.pem import parse_certificates, require_der_signature
 from security.identity.profile import utc_now
 from security.identity.revocation import RevocationList
 from security.identity.spiffe import SpiffeId, check_trust_domain
@@ -126,6 +126,7 @@ class PeerVerifier:
             raise PeerRefused("malformed", "the peer's certificate is too large")
         try:
             leaf = parse_certificates(certificate_pem, "the peer's certificate")[0]
+            require_der_signature(leaf, "the peer's certificate")
         except IdentityError as error:
             raise PeerRefused("malformed", str(error)) from error
         # 2. Signed by the issuing CA, before anything it says is believed (6.1.3 (a)(1), (4)).

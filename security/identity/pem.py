@@ -79,3 +79,20 @@ def _parse_all(certificate: x509.Certificate) -> None:
     """Touch what `cryptography` parses on demand, so that it fails here or never."""
     _ = certificate.version, certificate.extensions, certificate.subject, certificate.issuer
     _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def require_der_signature(
+    signed: x509.Certificate | x509.CertificateRevocationList | x509.CertificateSigningRequest,
+    what: str,
+) -> None:
+    """Refuse a signature whose BIT STRING counts unused bits.
+
+    The count (X.690 8.6.2.2) is covered by no signature and parsers ignore it; DER has 0
+    for a whole number of bytes. With it free there would be several encodings of one
+    signed object.
+
+    Raises:
+        IdentityError: the count is not 0.
+    """
+    if not signed.public_bytes(Encoding.DER).endswith(b"\x00" + signed.signature):
+        raise IdentityError(f"{what} is not in DER")

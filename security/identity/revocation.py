@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from security.errors import IdentityError
 from security.files import read_bounded
 from security.identity.authority import CertifiedKey
-from security.identity.pem import MALFORMED
+from security.identity.pem import MALFORMED, require_der_signature
 from security.identity.profile import Lifetimes, utc_now
 
 MAX_REVOCATIONS = 100_000
@@ -68,6 +68,7 @@ class RevocationList:
         """
         try:
             crl = x509.load_pem_x509_crl(data)
+            require_der_signature(crl, what)
             # 1. Signed by the issuing CA, under its name (RFC 5280 6.3.3 (f), (g)).
             key = issuing.public_key()
             if crl.issuer != issuing.subject:

@@ -102,6 +102,7 @@ _CHANGES = (_flip, _flip, _byte, _number, _number, _varint, _delete, _repeat, _t
 def run(check: Check, seeds: Sequence[bytes], header: int, numbers: range, seed: int) -> Findings:
     """Check the mutants with these numbers."""
     findings = Findings()
+    before = _peak_bytes()
     for number in numbers:
         mutant = mutate(random.Random(f"{seed}:{number}"), seeds, header)
         descriptor = as_descriptor(mutant)
@@ -119,14 +120,14 @@ def run(check: Check, seeds: Sequence[bytes], header: int, numbers: range, seed:
         findings.slowest_seconds = max(findings.slowest_seconds, seconds)
         if seconds > MAX_SECONDS:
             findings.problems.append(f"mutant {number}: took {seconds:.2f} s")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if peak > MAX_MEMORY_BYTES + _at_start:
-        findings.problems.append(f"the process grew to {peak >> 20} MiB")
+    grown = _peak_bytes() - before
+    if grown > MAX_MEMORY_BYTES:
+        findings.problems.append(f"the process grew by {grown >> 20} MiB")
     return findings
 
 
-# Whatever the test runner and its plugins took before the first mutant.
-_at_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def targets() -> dict[str, tuple[Check, list[bytes], int]]:

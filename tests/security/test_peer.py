@@ -131,6 +131,17 @@ def test_no_flipped_bit_is_believed(domain: TrustDomain, camera: bytes) -> None:
         assert _reason(verifier, pem_of("CERTIFICATE", flipped)) in {"issuer", "malformed"}
 
 
+def test_unused_bits_of_the_signature_are_not_ignored(domain: TrustDomain) -> None:
+    """They are outside of what is signed: a second encoding of one certificate."""
+    verifier = _plain(domain)
+    for _ in range(8):  # the last bit of a signature is 0 in every second certificate
+        pem = forge(domain.issuing(), Shape())
+        certificate = x509.load_pem_x509_certificate(pem)
+        der = bytearray(certificate.public_bytes(Encoding.DER))
+        der[-len(certificate.signature) - 1] = 1
+        assert _reason(verifier, pem_of("CERTIFICATE", bytes(der))) == "malformed"
+
+
 def test_validity_is_checked_on_every_call(domain: TrustDomain, camera: bytes) -> None:
     verifier = _plain(domain)
     certificate = x509.load_pem_x509_certificate(camera)
