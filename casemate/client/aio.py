@@ -101,9 +101,11 @@ class AsyncGenerationStream:
                 if delay is None:
                     raise failure from None
             await asyncio.sleep(delay)
+        trailer = core.trailer(trailing)
+        completion = self._gathered.completion(trailer)
         answer = self._gathered.answer_parts()
-        trailer = core.accept(trailing, self._wanted.request_parts, answer)
-        self._completion = self._gathered.completion(trailer)
+        core.accept(self._wanted.exchange(completion.answered, trailer, answer))
+        self._completion = completion
 
 
 class AsyncAuditView:
@@ -343,8 +345,8 @@ class AsyncClient:
                 if delay is None:
                     raise failure from None
             await asyncio.sleep(delay)
-        parts = wanted.answer_parts(answer) if wanted.answer_parts is not None else ()
-        trailer = self.core.accept(trailing, wanted.request_parts, parts)
+        trailer = self.core.trailer(trailing)
+        self.core.accept(wanted.exchange(answer, trailer))
         return wanted.read(answer, trailer)
 
     def start_generation(self, wanted: Generation, deadline: Deadline) -> Any:

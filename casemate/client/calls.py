@@ -15,24 +15,16 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message as Proto
 
 from casemate.client import types
+from casemate.client.exchange import Exchange, Parts, Trailer, about_inference, answered
 from casemate.client.tensors import Tensor
 from casemate.pb.casemate.v1 import audit_pb2, model_pb2, text_pb2
 from casemate.pb.inference import inference_pb2
 
 T = TypeVar("T")
-Parts = tuple[bytes, ...]
 TEXT = "/casemate.v1.TextService/"
 MODELS = "/casemate.v1.ModelService/"
 AUDIT = "/casemate.v1.AuditService/"
 OIP = "/inference.GRPCInferenceService/"
-
-
-@dataclass(frozen=True, slots=True)
-class Trailer:
-    """What came with an answer beside the answer."""
-
-    request_id: str
-    receipt: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +37,10 @@ class Call(Generic[T]):
         response: the class of what comes back.
         read: turns that into a result.
         idempotent: whether making it twice is the same as once.
+        asked: the model and version that the request names.
         request_parts: what the receipt commits to of the request; None: no receipt.
         answer_parts: the same of the answer.
+        about: reads what the answer says of itself.
     """
 
     method: str
@@ -54,8 +48,23 @@ class Call(Generic[T]):
     response: type[Any]
     read: Callable[[Any, Trailer], T]
     idempotent: bool = True
+    asked: tuple[str, str] = ("", "")
     request_parts: Parts | None = None
-    answer_parts: Callable[[Any], Parts] | None = None
+    answer_parts: Callable[[Any], Parts] = lambda answer: ()
+    about: Callable[[Any, Trailer], types.Answered] = answered
+
+    def exchange(self, answer: Any, trailer: Trailer) -> Exchange | None:
+        """Return what the receipt must agree with; None for a call without one."""
+        if self.request_parts is None:
+            return None
+        return Exchange(
+            self.method,
+            *self.asked,
+            self.about(answer, trailer),
+            trailer,
+            self.request_parts,
+            self.answer_parts(answer),
+        )
 
 
 def score(model: str, version: str, texts: Sequence[str]) -> Call[types.Scores]:
@@ -69,6 +78,7 @@ def score(model: str, version: str, texts: Sequence[str]) -> Call[types.Scores]:
             tuple(types.TextScore(each.logprob, tokens(each.tokens)) for each in answer.scores),
             usage(answer.usage),
         ),
+        asked=(model, version),
         request_parts=_encoded(texts),
         answer_parts=lambda answer: tuple(
             _floats([token.logprob for token in each.tokens]) for each in answer.scores
@@ -87,6 +97,7 @@ def embed(model: str, version: str, inputs: Sequence[str]) -> Call[types.Embeddi
             tuple(tuple(each.values) for each in answer.embeddings),
             usage(answer.usage),
         ),
+        asked=(model, version),
         request_parts=_encoded(inputs),
         answer_parts=lambda answer: tuple(_floats(each.values) for each in answer.embeddings),
     )
@@ -106,6 +117,7 @@ def classify(model: str, version: str, inputs: Sequence[str]) -> Call[types.Clas
             ),
             usage(answer.usage),
         ),
+        asked=(model, version),
         request_parts=_encoded(inputs),
         answer_parts=lambda answer: tuple(
             b"".join(item.label.encode() + b"\0" + _floats([item.score]) for item in each.labels)
@@ -138,7 +150,9 @@ def infer(
         request,
         inference_pb2.ModelInferResponse,
         _read_inference,
+        asked=(model, version),
         request_parts=tuple(parts),
+        about=about_inference,
         answer_parts=lambda answer: tuple(
             part
             for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
@@ -238,17 +252,6 @@ def consistency(old_size: int, new_size: int) -> Call[types.ConsistencyAnswer]:
     )
 
 
-def answered(answer: Any, trailer: Trailer) -> types.Answered:
-    """Read what every text answer says about itself."""
-    return types.Answered(
-        answer.model,
-        answer.version,
-        answer.bundle_digest,
-        answer.request_id or trailer.request_id,
-        trailer.receipt,
-    )
-
-
 def usage(message: text_pb2.Usage) -> types.Usage:
     """Read token counts."""
     return types.Usage(message.prompt_tokens, message.completion_tokens, message.cached_tokens)
@@ -271,11 +274,7 @@ def _read_inference(answer: Any, trailer: Trailer) -> types.Inference:
         Tensor.from_bytes(output.name, output.datatype, output.shape, raw)
         for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
     )
-    digest = answer.parameters["bundle_digest"].string_param
-    about = types.Answered(
-        answer.model_name, answer.model_version, digest, trailer.request_id, trailer.receipt
-    )
-    return types.Inference(about, outputs)
+    return types.Inference(about_inference(answer, trailer), outputs)
 
 
 def _set_parameter(parameter: Any, value: bool | float | str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import grpc
 
-from casemate.client.calls import Parts, Trailer
 from casemate.client.errors import REQUEST_ID_KEY, ClientError
+from casemate.client.exchange import Exchange, Trailer
 from casemate.client.identity import ClientIdentity, load_identity
 from casemate.client.receipts import HELD_NAME, ReceiptKeeper, Sink
 from casemate.client.retry import RetryPolicy
@@ -48,7 +48,12 @@ class Core:
     ) -> None:
         self.identity = identity
         self.config = config or ClientConfig()
-        self.keeper = ReceiptKeeper(identity.log_vkeys, receipts, identity.folder / HELD_NAME)
+        self.keeper = ReceiptKeeper(
+            vkeys=identity.log_vkeys,
+            principal=identity.principal() if identity.log_vkeys is not None else "",
+            sink=receipts,
+            held=identity.folder / HELD_NAME,
+        )
 
     @classmethod
     def load(
@@ -109,18 +114,22 @@ class Core:
             chance=random.random(),  # noqa: S311 - spreads retries, guards nothing
         )
 
-    def accept(
-        self, pairs: Iterable[tuple[str, Any]] | None, request: Parts | None, answer: Parts
-    ) -> Trailer:
-        """Read an answer's trailers and deal with its receipt."""
+    def trailer(self, pairs: Iterable[tuple[str, Any]] | None) -> Trailer:
+        """Read an answer's trailers."""
         values = {str(key): value for key, value in pairs or ()}
         receipt = values.get(RECEIPT_KEY)
-        trailer = Trailer(
+        return Trailer(
             str(values.get(REQUEST_ID_KEY, "")), bytes(receipt) if receipt is not None else None
         )
-        if request is not None:
-            self.keeper.accept(trailer, request, answer)
-        return trailer
+
+    def accept(self, exchange: Exchange | None) -> None:
+        """Deal with an answer's receipt; None for a call that has none.
+
+        Raises:
+            ReceiptError: see `ReceiptKeeper.accept`.
+        """
+        if exchange is not None:
+            self.keeper.accept(exchange)
 
 
 @dataclass(frozen=True, slots=True)

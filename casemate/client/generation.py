@@ -8,6 +8,7 @@ from typing import Any
 
 from casemate.client import calls, types
 from casemate.client.errors import ServerFault
+from casemate.client.exchange import Exchange, Parts, Trailer, answered
 from casemate.pb.casemate.v1 import text_pb2
 from security.errors import UsageError
 
@@ -57,7 +58,14 @@ class Generation:
     """A request to generate, and what its receipt commits to."""
 
     request: text_pb2.GenerateRequest
-    request_parts: calls.Parts = field(repr=False)
+    request_parts: Parts = field(repr=False)
+
+    def exchange(self, answered: types.Answered, trailer: Trailer, answer: Parts) -> Exchange:
+        """Return what the receipt must agree with."""
+        asked = self.request
+        return Exchange(
+            METHOD, asked.model, asked.version, answered, trailer, self.request_parts, answer
+        )
 
 
 def of_prompt(model: str, version: str, prompt: str, options: Options) -> Generation:
@@ -107,7 +115,7 @@ class Gathered:
         self._tokens += tokens
         return types.Piece(message.delta.text, tokens)
 
-    def completion(self, trailer: calls.Trailer) -> types.Completion:
+    def completion(self, trailer: Trailer) -> types.Completion:
         """Return the whole.
 
         Raises:
@@ -117,14 +125,14 @@ class Gathered:
             raise ServerFault("the appliance ended the answer without saying how", code="INTERNAL")
         reason = text_pb2.FinishReason.Name(self._ended.finish_reason)
         return types.Completion(
-            calls.answered(self._ended, trailer),
+            answered(self._ended, trailer),
             self.text,
             reason.removeprefix("FINISH_REASON_").lower(),
             calls.usage(self._ended.usage),
             tuple(self._tokens),
         )
 
-    def answer_parts(self) -> calls.Parts:
+    def answer_parts(self) -> Parts:
         """Return what the receipt commits to: the whole text as one part."""
         return (self.text.encode(),)
 

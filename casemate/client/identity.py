@@ -48,6 +48,21 @@ class ClientIdentity:
     roots: bytes = field(repr=False)
     log_vkeys: str | None = field(repr=False)
 
+    def principal(self) -> str:
+        """Return the SPIFFE id that the certificate holds.
+
+        Raises:
+            IdentityError: client.crt holds no such certificate.
+        """
+        from security.identity.peer import spiffe_id_of
+        from security.identity.pem import parse_certificates
+
+        path = self.folder / "client.crt"
+        try:
+            return str(spiffe_id_of(parse_certificates(self.chain, "it")[0]))
+        except IdentityError as error:
+            raise IdentityError(f"{path}: {error}") from error
+
 
 def load_identity(folder: Path | str) -> ClientIdentity:
     """Read an identity folder.

@@ -100,9 +100,11 @@ class GenerationStream:
                 if delay is None:
                     raise failure from None
             time.sleep(delay)
+        trailer = core.trailer(trailing)
+        completion = self._gathered.completion(trailer)
         answer = self._gathered.answer_parts()
-        trailer = core.accept(trailing, self._wanted.request_parts, answer)
-        self._completion = self._gathered.completion(trailer)
+        core.accept(self._wanted.exchange(completion.answered, trailer, answer))
+        self._completion = completion
 
 
 class AuditView:
@@ -333,8 +335,8 @@ class Client:
                 if delay is None:
                     raise failure from None
             time.sleep(delay)
-        parts = wanted.answer_parts(answer) if wanted.answer_parts is not None else ()
-        trailer = self.core.accept(trailing, wanted.request_parts, parts)
+        trailer = self.core.trailer(trailing)
+        self.core.accept(wanted.exchange(answer, trailer))
         return wanted.read(answer, trailer)
 
     def start_generation(self, wanted: Generation, deadline: Deadline) -> Any:

@@ -139,7 +139,7 @@ class PeerVerifier:
         # 3. A client's leaf certificate (X.509-SVID 4.1, 4.3, 5.2; RFC 5280 6.1.4 (n), (o)).
         _check_client(leaf)
         # 4. One SPIFFE id, of this trust domain (X.509-SVID 2, 5.2).
-        spiffe_id = _spiffe_id(leaf)
+        spiffe_id = spiffe_id_of(leaf)
         if spiffe_id.trust_domain != self.trust_domain:
             raise PeerRefused("trust-domain", "the peer is of another trust domain")
         try:
@@ -240,7 +240,12 @@ def _check_client(leaf: x509.Certificate) -> None:
         raise PeerRefused("not-a-client", "the peer's certificate has an unknown critical part")
 
 
-def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
+def spiffe_id_of(leaf: x509.Certificate) -> SpiffeId:
+    """Return the one URI name of a client's certificate.
+
+    Raises:
+        PeerRefused: it has none, several, or one that is no SPIFFE id.
+    """
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
