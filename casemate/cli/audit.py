@@ -19,6 +19,7 @@ import click
 from casemate.cli.audit_folder import (
     format_time,
     open_log,
+    open_log_of,
     parse_since,
     read_file,
     read_vkeys,
@@ -85,15 +86,17 @@ def verify(folder: Path, vkeys: Path, held: Path | None, as_json: bool) -> None:
     \b
         casemate audit verify audit --held checkpoint-of-last-month
     """
+    from security.audit.checkpoint import verify_checkpoint
     from security.audit.verify import verify_log
+    from security.errors import AuditError
 
+    keys = read_vkeys(vkeys)
+    outside = _held_checkpoint(held) if held else None
+    if outside is not None:
+        with contextlib.suppress(AuditError):  # what is wrong with it, verify_log says below
+            open_log_of(folder, keys, verify_checkpoint(outside, keys).checkpoint.size)
     with _progress("verifying") as progress:
-        report = verify_log(
-            folder,
-            read_vkeys(vkeys),
-            held=_held_checkpoint(held) if held else None,
-            progress=progress,
-        )
+        report = verify_log(folder, keys, held=outside, progress=progress)
     head = report.head.checkpoint
     data = {
         "ok": True,

@@ -6,6 +6,7 @@ error that says which file is meant.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from security.audit.published import PublishedLog
 
 FILE_MAX_BYTES = 64 << 20
+# A running appliance publishes its log about once a second, behind the receipts it gave.
+PUBLISH_WAIT_SECONDS = 3.0
+_POLL_SECONDS = 0.05
+UNPUBLISHED = (
+    "it was cut, is an older copy, or its last entries are not published yet "
+    "(a running appliance publishes within seconds, one that was killed at its next start)"
+)
 _AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -29,6 +37,19 @@ def open_log(folder: Path, keys: tuple[VerifierKey, ...]) -> PublishedLog:
         return PublishedLog(folder, keys)
     except FileNotFoundError as error:
         raise AuditError(f"{folder} is not an audit log: it has no checkpoint") from error
+
+
+def open_log_of(folder: Path, keys: tuple[VerifierKey, ...], size: int) -> PublishedLog:
+    """Open a log's folder, waiting a little for a log of at least `size` entries.
+
+    The log that is returned may still be shorter; that is for the caller to judge.
+    """
+    end = time.monotonic() + PUBLISH_WAIT_SECONDS
+    log = open_log(folder, keys)
+    while log.size < size and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+        log = open_log(folder, keys)
+    return log
 
 
 def read_vkeys(path: Path) -> tuple[VerifierKey, ...]:

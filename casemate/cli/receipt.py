@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from casemate.cli.audit_folder import (
+    UNPUBLISHED,
     format_time,
-    open_log,
+    open_log_of,
     read_file,
     read_text,
     read_vkeys,
@@ -36,8 +38,8 @@ def command() -> None:
 @click.argument("file", type=_PATH)
 @click.option("--vkeys", required=True, type=_PATH, help="The log's verifier keys.")
 @click.option("--prompt", help="The prompt you sent, to check that the receipt is about it.")
-@click.option("--prompt-file", type=_PATH, help="The prompt, byte for byte, in a file.")
-@click.option("--answer-file", type=_PATH, help="The answer you got, byte for byte, in a file.")
+@click.option("--prompt-file", type=_PATH, help="A file that holds the prompt.")
+@click.option("--answer-file", type=_PATH, help="A file that holds the answer you got.")
 @click.option(
     "--audit",
     type=click.Path(path_type=Path, file_okay=False),
@@ -57,7 +59,8 @@ def verify(
     """Check that the log recorded your request, with nothing but the log's public keys.
 
     With the prompt and the answer it also checks that the record is about exactly
-    those texts. Prefer --prompt-file: other users of this machine may see --prompt.
+    those texts; one newline at the end of a file is ignored. Prefer --prompt-file:
+    other users of this machine may see --prompt.
 
     \b
         casemate receipt verify answer.receipt --vkeys log.vkeys \\
@@ -73,14 +76,23 @@ def verify(
     if prompt_file is not None:
         request = read_file(prompt_file, "the prompt")
     answer = read_file(answer_file, "the answer") if answer_file is not None else None
-    if request is not None and not check_request(receipt, [request]):
+    if request is not None and not _is_about(check_request, receipt, request):
         _refuse("the receipt is genuine, but it is not about this prompt", receipt)
-    if answer is not None and not check_answer(receipt, [answer]):
+    if answer is not None and not _is_about(check_answer, receipt, answer):
         _refuse("the receipt is genuine, but it is not about this answer", receipt)
     if audit is not None:
         _check_folder(receipt, audit, vkeys)
     data = _result(receipt, request is not None, answer is not None, audit is not None)
     emit(as_json, data, _render)
+
+
+def _is_about(
+    check: Callable[[VerifiedReceipt, Sequence[bytes]], bool], receipt: VerifiedReceipt, text: bytes
+) -> bool:
+    """Whether a file's text is the one recorded, but for a newline that a shell put at its end."""
+    return check(receipt, [text]) or (
+        text.endswith(b"\n") and check(receipt, [text.removesuffix(b"\n")])
+    )
 
 
 def _refuse(reason: str, receipt: VerifiedReceipt) -> None:
@@ -91,12 +103,15 @@ def _refuse(reason: str, receipt: VerifiedReceipt) -> None:
 
 def _check_folder(receipt: VerifiedReceipt, folder: Path, vkeys: Path) -> None:
     """Check that a log's folder extends the receipt's checkpoint and holds its entry."""
-    log = open_log(folder, read_vkeys(vkeys))
     head = receipt.head.checkpoint
+    log = open_log_of(folder, read_vkeys(vkeys), head.size)
     if log.head.checkpoint.origin != head.origin:
         _refuse("the folder holds another log than the receipt's", receipt)
     if log.size < head.size:
-        _refuse(f"the folder's log has {log.size} entries only: it was cut, or is older", receipt)
+        _refuse(
+            f"the folder's log has {log.size} entries and the receipt's {head.size}: {UNPUBLISHED}",
+            receipt,
+        )
     if log.root(head.size) != head.root or not log.leaf_is(receipt.index, receipt.entry.encode()):
         _refuse("the folder's log was rewritten: it does not extend the receipt's", receipt)
     log.prove(receipt.index)

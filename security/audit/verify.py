@@ -114,8 +114,8 @@ def _check_held(
         raise AuditError("the held checkpoint belongs to another log")
     if outside.checkpoint.size > log.size:
         raise AuditError(
-            f"the log was cut: it has {log.size} entries, the held checkpoint covers "
-            f"{outside.checkpoint.size}"
+            f"the log was cut, or is not published so far: it has {log.size} entries, the held "
+            f"checkpoint covers {outside.checkpoint.size}"
         )
     return outside
 

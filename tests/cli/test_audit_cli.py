@@ -275,6 +275,44 @@ def test_receipt_with_everything(domain: Path) -> None:
     assert PROMPT.strip() not in json.dumps(data)
 
 
+def test_a_newline_that_a_shell_added_does_not_make_it_another_answer(domain: Path) -> None:
+    (domain / "redirected.txt").write_text(ANSWER + "\n")
+    assert "exactly this answer" in done(
+        receipt.command, *RECEIPT, "--answer-file", "redirected.txt"
+    )
+    for changed in (ANSWER + "\n\n", ANSWER + " ", "\n" + ANSWER):
+        (domain / "changed.txt").write_text(changed)
+        text = refused(receipt.command, *RECEIPT, "--answer-file", "changed.txt")
+        assert "not about this answer" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("audit", "verify", "--held", "answer.receipt"),
+        ("receipt", *RECEIPT, "--audit", "audit"),
+    ],
+    ids=["audit", "receipt"],
+)
+def test_a_log_that_is_about_to_publish_is_not_called_cut(
+    domain: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt is given before the checkpoint that covers it is published."""
+    published = (domain / "audit/checkpoint").read_bytes()
+    (domain / "audit/checkpoint").write_bytes((domain / "held").read_bytes())
+    waits: list[float] = []
+
+    def publish_at_the_second_look(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            (domain / "audit/checkpoint").write_bytes(published)
+
+    monkeypatch.setattr("casemate.cli.audit_folder.time.sleep", publish_at_the_second_look)
+    command = {"audit": audit.command, "receipt": receipt.command}[arguments[0]]
+    done(command, *arguments[1:])
+    assert len(waits) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
