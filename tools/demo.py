@@ -248,7 +248,7 @@ class Walk:
             with Client.from_identity(identity, target=self.site.target) as client:
                 client.models(timeout_seconds=5)
         except ClientError as refusal:
-            self.say(f"{what}: {refusal.code}")
+            self.say(f"{what}: refused in the TLS handshake, the client sees {refusal.code}")
         else:
             raise DemoError(f"a {what} was served")
 
