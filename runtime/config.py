@@ -65,6 +65,9 @@ class LimitsConfig:
     """What one call, and all calls together, may take."""
 
     max_message_bytes: int = _bounded(1024, 256 << 20, 4 << 20)
+    max_connections: int = _bounded(1, 65536, 128)
+    max_streams_per_connection: int = _bounded(1, 1024, 32)
+    max_receive_seconds: float = _bounded(0.1, 3600, 30)
     max_concurrent_calls: int = _bounded(1, 65536, 256)
     max_inputs: int = _bounded(1, 65536, 256)
     max_prompt_bytes: int = _bounded(1, 64 << 20, 256 << 10)

@@ -39,6 +39,9 @@ origin = {origin}
 
 [limits]
 max_message_bytes = 4194304
+max_connections = 128
+max_streams_per_connection = 32
+max_receive_seconds = 30            # for one message to arrive whole
 max_concurrent_calls = 256
 max_inputs = 256
 max_prompt_bytes = 262144

@@ -53,6 +53,8 @@ class Call:
     send: Callable[[Any], Awaitable[None]]
     # Further requests of a bidirectional call.
     requests: AsyncIterator[Any] | None = None
+    # Receives the request, for a call that begins without.
+    receive: Callable[[], Awaitable[Any]] | None = None
 
     request_id: str = field(default_factory=lambda: secrets.token_hex(16))
     started: float = field(default_factory=time.monotonic)

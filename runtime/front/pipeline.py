@@ -5,7 +5,8 @@
 
 A call that is refused leaves the chain where it is and goes on at stage 8: refusals
 are put on record too. Invariants: no stage is skipped before dispatch; nothing of an
-answer leaves before stage 5's entry is durable; no status before stage 8's is.
+answer leaves before stage 5's entry is durable; no status before stage 8's is;
+no message is received from a peer that stage 1 does not accept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import grpc
 
 from runtime.front.call import Call
 from runtime.front.errors import Refusal, as_refusal, cancelled
+from runtime.front.intake import Intake
 from runtime.front.stages.admit import Admit
 from runtime.front.stages.audit_in import AuditIn
 from runtime.front.stages.audit_out import AuditOut
@@ -56,8 +58,13 @@ class Pipeline:
         self.idle = asyncio.Event()
         self.idle.set()
         self._authenticate = Authenticate(parts)
+        limits = parts.limits
+        self._intake = Intake(
+            most=limits.max_concurrent_calls,
+            most_of_one=limits.max_streams_per_connection,
+            seconds=limits.max_receive_seconds,
+        )
         self._admission: tuple[Stage, ...] = (
-            self._authenticate,
             Authorize(parts),
             Admit(parts),
             FilterIn(parts),
@@ -97,6 +104,8 @@ class Pipeline:
     async def _run_work(self, call: Call) -> None:
         """Run stages 1 to 7; put into `call.refusal` what ended them early."""
         try:
+            await self._run(call, self._authenticate)
+            await self._receive(call)
             for stage in self._admission:
                 await self._run(call, stage)
             async with asyncio.timeout_at(call.deadline):
@@ -119,6 +128,14 @@ class Pipeline:
                     _place(error),
                     extra={"request_id": call.request_id},
                 )
+
+    async def _receive(self, call: Call) -> None:
+        """Receive the request, now that its sender is known."""
+        if call.receive is None or call.principal is None:
+            return
+        call.request = await self._intake.receive(call.principal.spiffe_id, call.receive)
+        if call.time_left is not None:
+            call.time_left -= call.elapsed()
 
     async def _answer(self, call: Call) -> None:
         dispatch, filter_out = self._work

@@ -1,7 +1,9 @@
 """The gRPC server: one generic handler that sends every method down the pipeline.
 
 Refuses what no method is, and messages over the limit, before any of our code sees
-them (gRPC's UNIMPLEMENTED and RESOURCE_EXHAUSTED). A message whose bytes do not
+them (gRPC's UNIMPLEMENTED and RESOURCE_EXHAUSTED). To gRPC every method streams its
+requests: that way a message is received when the pipeline asks for it and not before
+the peer is known; until then flow control leaves it with its sender. A message whose bytes do not
 parse (a string that is not UTF-8, for one) becomes `MALFORMED`, so that stage 3 can
 answer INVALID_ARGUMENT and the refusal is put on record.
 """
@@ -10,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -28,8 +31,13 @@ from security.errors import UsageError
 HANDSHAKE_TIMEOUT_MS = 2000
 RECHECK_SECONDS = 0.25
 MAX_METADATA_BYTES = 16 * 1024
-MAX_STREAMS_PER_CONNECTION = 256
+# How much of a message flow control lets in before anyone asks for it.
+LOOKAHEAD_BYTES = 64 * 1024
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+MAX_PING_STRIKES = 2
 _WRITE_GRACE_SECONDS = 0.5
+_LOG = logging.getLogger("casemate.front")
 
 
 def _deserializer(cls: type[Message]) -> Callable[[bytes], Message | Malformed]:
@@ -49,6 +57,17 @@ def _peer(context: aio.ServicerContext[Any, Any]) -> Peer:
     return Peer(certificate[0], version[0].decode("ascii", "replace"))
 
 
+def _receiver(context: Any) -> Callable[[], Awaitable[Any]]:
+    """Return what receives the one message of a call that has one."""
+
+    async def receive() -> Any:
+        message = await context.read()
+        end = aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
+        return MALFORMED if message is end else message
+
+    return receive
+
+
 class FrontHandler(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Finds the method's specification and makes its gRPC handler."""
 
@@ -65,29 +84,25 @@ class FrontHandler(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         serialize = spec.response.SerializeToString
         deserialize = _deserializer(spec.request)
         if spec.kind is Kind.UNARY:
-            return grpc.unary_unary_rpc_method_handler(
+            return grpc.stream_unary_rpc_method_handler(
                 self._unary(spec),
                 request_deserializer=deserialize,
                 response_serializer=serialize,
             )
-        if spec.kind is Kind.SERVER_STREAM:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(spec),
-                request_deserializer=deserialize,
-                response_serializer=serialize,
-            )
+        behaviour = self._bidi(spec) if spec.kind is Kind.BIDI_STREAM else self._stream(spec)
         return grpc.stream_stream_rpc_method_handler(
-            self._bidi(spec), request_deserializer=deserialize, response_serializer=serialize
+            behaviour, request_deserializer=deserialize, response_serializer=serialize
         )
 
     def _unary(self, spec: MethodSpec) -> Any:
-        async def behaviour(request: Any, context: Any) -> Any:
+        async def behaviour(_requests: Any, context: Any) -> Any:
             answers: list[Any] = []
 
             async def send(message: Any) -> None:
                 answers.append(message)
 
-            call = Call(spec, request, _peer(context), context.time_remaining(), send)
+            call = Call(spec, MALFORMED, _peer(context), context.time_remaining(), send)
+            call.receive = _receiver(context)
             await self._pipeline.run(call)
             await _finish(call, context)
             return answers[0]
@@ -95,9 +110,10 @@ class FrontHandler(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         return behaviour
 
     def _stream(self, spec: MethodSpec) -> Any:
-        async def behaviour(request: Any, context: Any) -> None:
+        async def behaviour(_requests: Any, context: Any) -> None:
             writer = _Writer(context)
-            call = Call(spec, request, _peer(context), context.time_remaining(), writer.send)
+            call = Call(spec, MALFORMED, _peer(context), context.time_remaining(), writer.send)
+            call.receive = _receiver(context)
             await self._pipeline.run(call)
             await writer.settle()
             await _finish(call, context)
@@ -191,8 +207,12 @@ class GrpcServer:
         """Look again at who is connected, and at the files, several times a second."""
         while True:
             await asyncio.sleep(RECHECK_SECONDS)
-            self._credentials.refresh()
-            self._pipeline.recheck()
+            # Whatever goes wrong in one look: the next one must come, and the other part too.
+            for look in (self._credentials.refresh, self._pipeline.recheck):
+                try:
+                    look()
+                except Exception as error:
+                    _LOG.error("a look at peers and files failed: %s", type(error).__name__)
 
     async def stop(self, drain_seconds: float) -> None:
         """Refuse new calls, let running ones end within `drain_seconds`, then end them."""
@@ -227,12 +247,20 @@ def _options(limits: LimitsConfig) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        # Windows as they are set, not as a sender's speed would have them grow.
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_connection_age_ms", age_ms),
         # A call that is running when the connection gets too old may end.
         ("grpc.max_connection_age_grace_ms", int(limits.max_deadline_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         # Two appliances must not share a port by accident.
         ("grpc.so_reuseport", 0),
+        # A peer that has gone gives its place back; one that only pings is sent away.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]

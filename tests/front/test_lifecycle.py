@@ -273,3 +273,19 @@ def test_entries_of_calls_can_be_read_back():
     from runtime.front.stages.entries import operation_entry
 
     assert parse_entry(operation_entry("policy changed")).detail == "policy changed"
+
+
+async def test_the_watch_over_peers_and_files_outlives_a_failed_look(tmp_path, monkeypatch, caplog):
+    async with started(tmp_path / "domain") as front:
+        looks = {"files": 0, "peers": 0}
+
+        def broken(name: str) -> None:
+            looks[name] += 1
+            raise RuntimeError("canary-of-the-exception")
+
+        monkeypatch.setattr(front.appliance.credentials, "refresh", lambda: broken("files"))
+        monkeypatch.setattr(front.appliance.pipeline, "recheck", lambda: broken("peers"))
+        await until(lambda: min(looks.values()) >= 2)
+        assert "RuntimeError" in caplog.text
+        assert "canary-of-the-exception" not in caplog.text
+        monkeypatch.undo()
