@@ -94,6 +94,8 @@ class Call:
     deltas: int = 0
     # 8 audit, 9 receipt
     refusal: Refusal | None = None
+    # One of many refusals: in a count, without an entry of its own.
+    only_counted: bool = False
     completed: concurrent.futures.Future[int] | None = None
     entry: bytes = field(default=b"", repr=False)
     entry_index: int = -1

@@ -29,6 +29,7 @@ from runtime.front.stages.authenticate import Authenticate
 from runtime.front.stages.authorize import Authorize
 from runtime.front.stages.base import Parts, Stage
 from runtime.front.stages.dispatch import Dispatch
+from runtime.front.stages.entries import counted_entry
 from runtime.front.stages.filter_in import FilterIn
 from runtime.front.stages.filter_out import FilterOut
 from runtime.front.stages.receipt import Receipt
@@ -166,7 +167,7 @@ class Pipeline:
     def _report(self, call: Call) -> None:
         self.parts.metrics.observe(call)
         refusal = call.refusal
-        if refusal is not None and _LOG.isEnabledFor(logging.INFO):
+        if refusal is not None and not call.only_counted and _LOG.isEnabledFor(logging.INFO):
             _LOG.info(
                 "call ended: %s",
                 refusal.reason,
@@ -178,6 +179,18 @@ class Pipeline:
                     "status": refusal.code.name,
                     "detail": refusal.detail,
                 },
+            )
+
+    def record_counts(self, *, all_of_them: bool = False) -> None:
+        """Put the refusals without an entry of their own on record, those that are due."""
+        if not self.parts.log.healthy:
+            return
+        for refused in self.parts.denials.due(all_of_them=all_of_them):
+            self.parts.log.append(counted_entry(refused))
+            _LOG.warning(
+                "calls refused beyond those listed: %d",
+                refused.count,
+                extra={"principal": refused.principal},
             )
 
     def recheck(self) -> None:

@@ -37,7 +37,7 @@ _REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 _PROBE = "a probe asks every second, and the answer holds nothing but up or down"
-# Methods whose successful calls leave no entry, and why. Refusals leave one always.
+# Methods whose successful calls leave no entry, and why. Refusals are on record always.
 UNAUDITED: Mapping[str, str] = {
     "grpc.health.v1.Health/Check": _PROBE,
     "grpc.health.v1.Health/List": _PROBE,

@@ -208,7 +208,11 @@ class GrpcServer:
         while True:
             await asyncio.sleep(RECHECK_SECONDS)
             # Whatever goes wrong in one look: the next one must come, and the other part too.
-            for look in (self._credentials.refresh, self._pipeline.recheck):
+            for look in (
+                self._credentials.refresh,
+                self._pipeline.recheck,
+                self._pipeline.record_counts,
+            ):
                 try:
                     look()
                 except Exception as error:
@@ -224,6 +228,7 @@ class GrpcServer:
                 await self._pipeline.idle.wait()
         self._end_open(waiting_only=False)
         await self._server.stop(grace=1.0)
+        self._pipeline.record_counts(all_of_them=True)
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):

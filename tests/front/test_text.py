@@ -161,7 +161,7 @@ async def test_text_that_is_not_utf8_is_an_invalid_argument(front: Running):
 
 async def test_a_refusal_is_on_record(front: Running):
     size = front.appliance.log.size
-    await refused(stub(front).Generate(generate(prompt="")))
+    await refused(stub(front, "refused-once").Generate(generate(prompt="")))
     assert front.appliance.log.size == size + 1
 
 

@@ -1,12 +1,14 @@
 """Stage 8: how the call ended goes to the log, and is durable before the client is told.
 
 A call that was admitted gets a `completed` entry, whatever its status; one that was
-refused before that gets a `denied` entry. A call that succeeded but cannot be put on
+refused before that gets a `denied` entry, or, beyond its caller's allowance of them,
+a place in a count (runtime/front/denials.py). A call that succeeded but cannot be put on
 record is not reported as a success.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 
 from runtime.front.call import Call
@@ -36,14 +38,20 @@ class AuditOut:
                 call.entry_index = await self._parts.bridge.wrap(call.completed)
         except CasemateError as error:
             _LOG.error("an entry could not be written", extra={"request_id": call.request_id})
-            if call.refusal is None:
-                call.refusal = audit_unavailable(str(error))
+            # Whatever it was refused for: the client must not take it for being on record.
+            call.refusal = audit_unavailable(str(error))
 
     def record(self, call: Call) -> None:
         """Append the entry without waiting; once per call."""
-        if call.completed is not None:
+        if call.completed is not None or call.only_counted:
             return
         principal = call.principal
+        if call.admitted is None and call.refusal is not None:
+            name, role = (principal.spiffe_id, principal.role) if principal else ("", "")
+            key = name or hashlib.sha256(call.peer.certificate).hexdigest()
+            if not self._parts.denials.admit(key, name, role):
+                call.only_counted = True
+                return
         if call.spec.operation and call.refusal is None and principal is not None:
             method = call.spec.name.rpartition("/")[2]
             detail = f"{method} {call.model} {call.version}".strip()

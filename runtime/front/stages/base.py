@@ -10,6 +10,7 @@ from typing import Protocol
 from runtime.config import LimitsConfig
 from runtime.front.bridge import Bridge
 from runtime.front.call import Call
+from runtime.front.denials import DenialMeter
 from runtime.front.limits import Limiter
 from runtime.metrics import Metrics
 from runtime.models.catalog import ModelCatalog
@@ -60,6 +61,7 @@ class Parts:
     log: Log
     metrics: Metrics
     bridge: Bridge = field(default_factory=Bridge)
+    denials: DenialMeter = field(default_factory=DenialMeter)
     draining: bool = False
 
 

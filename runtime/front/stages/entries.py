@@ -6,6 +6,7 @@ import time
 from typing import Literal
 
 from runtime.front.call import Call
+from runtime.front.denials import Unlisted
 from security.audit.entry import AuditEntry, condense_verdicts, duration_bucket
 
 _MAX_DETAIL_CHARS = 128
@@ -35,6 +36,17 @@ def entry_of(call: Call, kind: Literal["admitted", "completed", "denied"]) -> by
         request_commitment=call.request_commitment,
         answer_commitment=call.answer_commitment if kind == "completed" else "",
         detail=detail[:_MAX_DETAIL_CHARS],
+    ).encode()
+
+
+def counted_entry(refused: Unlisted) -> bytes:
+    """Return the entry for refusals that have none of their own."""
+    return AuditEntry(
+        kind="denied",
+        time_ms=time.time_ns() // 1_000_000,
+        principal=refused.principal,
+        role=refused.role,
+        detail=f"{refused.count} more refused",
     ).encode()
 
 
