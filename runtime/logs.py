@@ -1,19 +1,29 @@
 """The local log: one line an event, for people or as JSON.
 
 What is logged about a call are the fields in `FIELDS`, given as `extra`; no other
-attribute of a record is written. Invariant: nothing that logs is handed text of a
-prompt or an answer, and exceptions of others are logged by type and place only,
-since their messages may quote what they choked on.
+attribute of a record is written. Invariants:
+
+- Nothing that logs is handed text of a prompt or an answer, and exceptions of others
+  are logged by type and place only, since their messages may quote what they choked
+  on. asyncio puts such a message, and the arguments of a callback, into its own: of
+  what it logs only the words before the first of them are kept.
+- One event is one line: control and format characters are escapes wherever they come
+  from, so that no name that a client chose makes a line or moves a terminal.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import sys
 import time
 
+from casemate.cli.visible import json_text, one_line
+
 FIELDS = ("request_id", "principal", "method", "model", "status", "detail")
+
+# What begins a repr, or a further line, in a message of asyncio's.
+_QUOTING = re.compile(r"[\n<(:'\"]")
 
 
 def _extras(record: logging.LogRecord) -> dict[str, str]:
@@ -38,6 +48,13 @@ def _exception(record: logging.LogRecord) -> str:
     return f"{kind.__name__} at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
+def _message(record: logging.LogRecord) -> str:
+    message = record.getMessage()
+    if record.name.partition(".")[0] == "asyncio":
+        return _QUOTING.split(message, maxsplit=1)[0].rstrip()
+    return message
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
@@ -47,12 +64,12 @@ class JsonFormatter(logging.Formatter):
             "time": _timestamp(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             **_extras(record),
         }
         if failed := _exception(record):
             entry["exception"] = failed
-        return json.dumps(entry, ensure_ascii=False)
+        return json_text(entry)
 
 
 class PlainFormatter(logging.Formatter):
@@ -60,11 +77,11 @@ class PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        parts = [_timestamp(record), f"{record.levelname.lower():<7}", record.getMessage()]
+        parts = [_timestamp(record), f"{record.levelname.lower():<7}", _message(record)]
         parts += [f"{name}={value}" for name, value in _extras(record).items()]
         if failed := _exception(record):
             parts.append(failed)
-        return " ".join(parts).replace("\n", " ")
+        return one_line(" ".join(parts))
 
 
 def set_up_logging(*, as_json: bool, level: int = logging.INFO) -> None:

@@ -26,6 +26,7 @@ from casemate.cli.audit_folder import (
     signers,
 )
 from casemate.cli.output import emit, json_option, table
+from casemate.cli.visible import json_text, one_line
 
 if TYPE_CHECKING:
     from security.audit.entry import AuditEntry
@@ -111,7 +112,8 @@ def verify(folder: Path, vkeys: Path, held: Path | None, as_json: bool) -> None:
 
 
 def _render_report(data: dict[str, Any]) -> None:
-    click.echo(f"ok: {data['entries']} entries of {data['origin']}, all hashes and signatures hold")
+    origin = one_line(data["origin"])
+    click.echo(f"ok: {data['entries']} entries of {origin}, all hashes and signatures hold")
     click.echo(f"  root       {data['root']}")
     click.echo(f"  signed by  {', '.join(data['signed_by'])}")
     if data["signed_at"]:
@@ -289,20 +291,21 @@ def _row(index: int, entry: AuditEntry) -> list[str]:
     counted = tokens if entry.prompt_tokens or entry.completion_tokens else ""
     words = [entry.detail, counted, entry.duration_bucket, *entry.verdicts]
     model = f"{entry.model}@{entry.version}" if entry.version else entry.model
-    return [
+    cells = [
         str(index),
         format_time(entry.time_ms),
         entry.kind,
         entry.status or "-",
         entry.principal or "-",
         model or "-",
-        # What a client may have chosen must not steer the terminal.
-        "".join(c if c.isprintable() else "?" for c in " ".join(filter(None, words))),
+        " ".join(filter(None, words)),
     ]
+    # What a client may have chosen must not steer the terminal, nor look like a row.
+    return [one_line(cell) for cell in cells]
 
 
 def _json_line(index: int, entry: AuditEntry) -> str:
-    return json.dumps({"index": index, **json.loads(entry.encode())}, ensure_ascii=False)
+    return json_text({"index": index, **json.loads(entry.encode())})
 
 
 @contextlib.contextmanager

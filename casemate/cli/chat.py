@@ -16,6 +16,7 @@ from casemate.cli.connection import (
 )
 from casemate.cli.output import echo_text, emit, json_option
 from casemate.cli.sampling import about, keywords, sampling_options
+from casemate.cli.visible import visible
 from security.errors import CasemateError, UsageError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Talk:
             self.say(line)
             click.echo()
         except CasemateError as error:
-            click.echo(f"\nerror: {error}", err=True)
+            click.echo(f"\nerror: {visible(str(error))}", err=True)
         except KeyboardInterrupt:
             click.echo("\n[interrupted]", err=True)
 

@@ -9,6 +9,7 @@ import click
 
 from casemate.cli.connection import Connection, connected, connection_options, text_argument
 from casemate.cli.output import emit, json_option
+from casemate.cli.visible import one_line
 from security.errors import UsageError
 
 
@@ -107,5 +108,5 @@ def _plain(value: Any) -> Any:
 
 def _render(data: dict[str, Any]) -> None:
     for output in data["outputs"]:
-        click.echo(f"{output['name']} {output['datatype']} {output['shape']}")
-        click.echo(f"  {json.dumps(output['data'], ensure_ascii=False)}")
+        click.echo(f"{one_line(output['name'])} {output['datatype']} {output['shape']}")
+        click.echo(f"  {one_line(json.dumps(output['data'], ensure_ascii=False))}")

@@ -80,12 +80,13 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; known errors become one line on stderr and exit code 1."""
+    from casemate.cli.visible import visible
     from security.errors import CasemateError
 
     try:
         cli(prog_name="casemate")
     except CasemateError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(EXIT_FAILED)
 
 

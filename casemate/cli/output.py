@@ -3,21 +3,22 @@
 A result goes to stdout, once, at the end; everything else (progress, warnings)
 goes to stderr, so that `casemate ... --json | jq` always works. Invariants: with
 --json stdout holds exactly one JSON document; progress is drawn only on a
-terminal; rich is imported only when something is drawn with it.
+terminal; rich is imported only when something is drawn with it. What others chose
+(names, versions, details) reaches no terminal raw: see visible.py.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from casemate.cli.visible import json_text, one_line, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +49,7 @@ def emit(
         render: prints `data` for a person; without one, "key  value" lines are printed.
     """
     if as_json:
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text(data, indent=2))
     elif render is not None:
         render(data)
     else:
@@ -60,11 +61,13 @@ def fields(data: dict[str, Any]) -> None:
     width = max((len(key) for key in data), default=0)
     for key, value in data.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        click.echo(f"{key.replace('_', ' '):<{width}}  {'-' if shown is None else shown}")
+        text = "-" if shown is None else one_line(str(shown))
+        click.echo(f"{key.replace('_', ' '):<{width}}  {text}")
 
 
 def table(headings: list[str], rows: list[list[str]]) -> None:
     """Print rows under headings; plain text, aligned, no colour, so that it can be grepped."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [
         max(len(heading), *(len(row[column]) for row in rows)) if rows else len(heading)
         for column, heading in enumerate(headings)
@@ -93,19 +96,9 @@ def echo_text(text: str) -> None:
     click.echo(text, nl=False)
 
 
-def visible(text: str) -> str:
-    """Return the text with control and format characters written as escapes."""
-    return "".join(
-        char
-        if char in "\t\n" or unicodedata.category(char) not in {"Cc", "Cf"}
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )
-
-
 def warn(message: str) -> None:
     """Print a warning on stderr."""
-    click.echo(f"warning: {message}", err=True)
+    click.echo(f"warning: {visible(message)}", err=True)
 
 
 @contextmanager

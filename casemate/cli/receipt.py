@@ -18,6 +18,7 @@ from casemate.cli.audit_folder import (
     signers,
 )
 from casemate.cli.output import emit, json_option
+from casemate.cli.visible import one_line
 
 if TYPE_CHECKING:
     from security.audit.receipt import VerifiedReceipt
@@ -138,7 +139,7 @@ def _result(receipt: VerifiedReceipt, request: bool, answer: bool, folder: bool)
 def _render(data: dict[str, Any]) -> None:
     entry = data["entry"]
     model = f"{entry.get('model', '?')} {entry.get('version', '')}".strip()
-    click.echo(f"ok: entry {data['index']} of the log {data['origin']}")
+    click.echo(f"ok: entry {data['index']} of the log {one_line(data['origin'])}")
     for name, value in (
         ("who", entry.get("principal")),
         ("what", entry.get("method")),
@@ -149,7 +150,7 @@ def _render(data: dict[str, Any]) -> None:
         ("when", data["recorded_at"]),
     ):
         if value:
-            click.echo(f"  {name:<7} {value}")
+            click.echo(f"  {name:<7} {one_line(value)}")
     click.echo("proven:")
     click.echo(
         f"  - the log signed a record of {data['tree_size']} entries "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from casemate.cli.output import emit, json_option, progress
+from casemate.cli.visible import one_line
 
 if TYPE_CHECKING:
     from security.bundle.content import Step
@@ -109,4 +110,4 @@ def _render(data: dict[str, Any]) -> None:
         )
         click.echo(f"  digest {data['digest']}")
     else:
-        click.echo(f"refused ({data['reason']}): {data['message']}")
+        click.echo(f"refused ({data['reason']}): {one_line(data['message'])}")
