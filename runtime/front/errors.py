@@ -122,6 +122,11 @@ def _internal(detail: str) -> Refusal:
     return Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "an internal error", detail=detail)
 
 
+def broken_answer(what: str) -> Refusal:
+    """Return the refusal of an answer that is not what a worker may send; `what` is ours."""
+    return _internal(f"the worker sent {what}")
+
+
 _WORK = {
     FailureReason.INVALID_ARGUMENT: (
         grpc.StatusCode.INVALID_ARGUMENT,

@@ -13,13 +13,13 @@ Refuses token tensors for text models: they would pass by the filters.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from casemate.pb.casemate.v1 import text_pb2
 from casemate.pb.casemate.worker.v1 import worker_pb2
 from casemate.pb.inference import inference_pb2
 from runtime.config import LimitsConfig
-from runtime.filters.rules import RuleSet
 from runtime.front.call import Call
 from runtime.front.errors import invalid
 from runtime.front.services.generate import (
@@ -28,20 +28,27 @@ from runtime.front.services.generate import (
     check_stops,
     default_max_tokens,
 )
+from runtime.front.services.infer_answer import (
+    InferFilter,
+    check_embeddings,
+    check_labels,
+    graph_answer,
+    keep_requested,
+    outputs_of,
+)
+from runtime.front.services.infer_generate import MakeRequest, Places, generate_all
 from runtime.front.services.tensors import (
     BYTES,
+    MAX_TEXT_ELEMENTS,
     add_output,
-    input_texts,
-    make_raw,
     pack_elements,
-    replace_input_texts,
-    split_elements,
+    read_inputs,
+    replace_texts,
 )
 from runtime.front.services.texts import pack_floats
 from runtime.front.services.work import (
     completed,
     estimated_tokens,
-    messages,
     served_of,
     submit,
 )
@@ -95,23 +102,45 @@ def _generate_request(request: inference_pb2.ModelInferRequest) -> text_pb2.Gene
     return wire
 
 
+def _stop(request: inference_pb2.ModelInferRequest) -> str:
+    return request.parameters["stop"].string_param if "stop" in request.parameters else ""
+
+
+@dataclass(slots=True, eq=False)
+class InferInputs:
+    """A request whose inputs have been read.
+
+    Attributes:
+        wire: the request, every input raw.
+        texts: the elements of its BYTES inputs, in order.
+    """
+
+    wire: inference_pb2.ModelInferRequest
+    texts: list[str] = field(repr=False)
+
+
 class ModelInfer(Handler):
     """One inference call."""
 
     def __init__(self, limits: LimitsConfig) -> None:
         self._limits = limits
+        self._places = Places()
 
     def model(self, request: inference_pb2.ModelInferRequest) -> tuple[str, str]:
         """Return the model that is named."""
         return request.model_name, request.model_version
 
     def validate(self, call: Call) -> None:
-        """Check the inputs, the outputs asked for, and the parameters."""
+        """Check the inputs, the outputs asked for, and the parameters.
+
+        From here on `call.request` is an `InferInputs`: the texts are read once.
+        """
         request: inference_pb2.ModelInferRequest = call.request
-        make_raw(request)
         manifest = served_of(call).manifest
-        texts = input_texts(request)
-        if manifest.task == "tensor":
+        graph = manifest.task == "tensor"
+        texts = read_inputs(request, MAX_TEXT_ELEMENTS if graph else self._limits.max_inputs)
+        call.request = InferInputs(request, texts)
+        if graph:
             limit = self._limits.max_prompt_bytes
             if any(len(text.encode()) > limit for text in texts):
                 raise invalid("inputs", f"an element is over {limit} bytes", "TEXT_TOO_LONG")
@@ -139,44 +168,48 @@ class ModelInfer(Handler):
 
     def estimate_tokens(self, call: Call) -> int:
         """Return the texts' estimate, and what may be generated."""
-        texts = input_texts(call.request)
+        texts = call.request.texts
         manifest = served_of(call).manifest
         call.estimated_prompt_tokens = estimated_tokens(texts)
         if manifest.task != "generate":
             return call.estimated_prompt_tokens
-        wire = _generate_request(call.request)
+        wire = _generate_request(call.request.wire)
         limits = call.role.limits if call.role else RoleLimits()
         each = wire.max_tokens or default_max_tokens(manifest, limits)
         return call.estimated_prompt_tokens + len(texts) * each
 
-    def texts(self, request: inference_pb2.ModelInferRequest) -> Sequence[str]:
+    def texts(self, request: InferInputs) -> Sequence[str]:
         """Return the BYTES elements, and the stop string."""
-        texts = input_texts(request)
-        stop = request.parameters["stop"].string_param if "stop" in request.parameters else ""
-        return [*texts, stop] if stop else texts
+        stop = _stop(request.wire)
+        return [*request.texts, stop] if stop else request.texts
 
-    def replace_texts(self, request: inference_pb2.ModelInferRequest, texts: Sequence[str]) -> None:
+    def replace_texts(self, request: InferInputs, texts: Sequence[str]) -> None:
         """Put the redacted texts in place."""
-        if "stop" in request.parameters and request.parameters["stop"].string_param:
-            request.parameters["stop"].string_param = texts[-1]
-        replace_input_texts(request, texts)
+        count = len(request.texts)
+        if _stop(request.wire):
+            request.wire.parameters["stop"].string_param = texts[count]
+        request.texts = list(texts[:count])
+        replace_texts(request.wire, request.texts)
 
-    def request_parts(self, request: inference_pb2.ModelInferRequest) -> Iterator[bytes]:
+    def request_parts(self, request: InferInputs) -> Iterator[bytes]:
         """Yield each input's name and raw bytes."""
-        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+        wire = request.wire
+        for tensor, raw in zip(wire.inputs, wire.raw_input_contents, strict=True):
             yield tensor.name.encode()
             yield raw
 
     async def answer(self, call: Call) -> AsyncIterator[inference_pb2.ModelInferResponse]:
         """Yield the one answer."""
         served = served_of(call)
-        request: inference_pb2.ModelInferRequest = call.request
+        request: inference_pb2.ModelInferRequest = call.request.wire
         if served.manifest.task == "tensor":
-            done = await completed(call, submit(call, worker_pb2.Submit(infer=request)))
-            response = done.infer
+            stream = submit(call, worker_pb2.Submit(infer=request))
+            # Of the worker that has the work: another might be there when it is done.
+            specs = outputs_of(served.host)
+            response = graph_answer(request, (await completed(call, stream)).infer, specs)
         else:
             response = await self._texts(call, served.manifest.task)
-            _keep_requested(request, response)
+            keep_requested(request, response)
         response.model_name, response.model_version = served.name, served.version
         response.id = request.id
         response.parameters["casemate_request_id"].string_param = call.request_id
@@ -184,33 +217,47 @@ class ModelInfer(Handler):
         yield response
 
     async def _texts(self, call: Call, task: str) -> inference_pb2.ModelInferResponse:
-        texts = input_texts(call.request)
+        texts: list[str] = call.request.texts
         response = inference_pb2.ModelInferResponse()
         count = len(texts)
+        manifest = served_of(call).manifest
         if task == "generate":
-            answers = await _generate(call, texts)
+            answers = await generate_all(call, texts, self._one_request(call), self._places)
             add_output(response, "text_output", BYTES, [count], pack_elements(answers))
         elif task == "embed":
             work = worker_pb2.Submit(embed=text_pb2.EmbedRequest(inputs=texts))
             vectors = (await completed(call, submit(call, work))).embed.embeddings
-            dim = len(vectors[0].values) if vectors else 0
+            dim = check_embeddings(manifest, vectors, count)
             raw = b"".join(pack_floats(vector.values) for vector in vectors)
             add_output(response, "embedding", "FP32", [count, dim], raw)
         else:
             work = worker_pb2.Submit(classify=text_pb2.ClassifyRequest(inputs=texts))
             results = (await completed(call, submit(call, work))).classify.classifications
+            order = check_labels(manifest, results, count)
             best = [result.labels[0].label.encode() for result in results]
-            labels = served_of(call).manifest.encoder
-            order = labels.labels if labels else ()
             scores = [{item.label: item.score for item in result.labels} for result in results]
             raw = b"".join(pack_floats([row[label] for label in order]) for row in scores)
             add_output(response, "label", BYTES, [count], pack_elements(best))
             add_output(response, "score", "FP32", [count, len(order)], raw)
         return response
 
+    def _one_request(self, call: Call) -> MakeRequest:
+        """Return what makes the request for one text."""
+        limits = call.role.limits if call.role else RoleLimits()
+        template = _generate_request(call.request.wire)
+        manifest = served_of(call).manifest
+        template.max_tokens = check_max_tokens(template.max_tokens, manifest, limits)
+
+        def make(text: str) -> text_pb2.GenerateRequest:
+            wire = text_pb2.GenerateRequest(prompt=text)
+            wire.MergeFrom(template)
+            return wire
+
+        return make
+
     def out_filter(self, call: Call) -> OutFilter:
         """Return the filter for BYTES outputs."""
-        return _InferFilter(call, call.rules_out) if call.rules_out else OutFilter()
+        return InferFilter(call, call.rules_out) if call.rules_out else OutFilter()
 
     def answer_parts(self, call: Call, message: Any) -> Iterable[bytes]:
         """Return each output's name and raw bytes."""
@@ -218,65 +265,3 @@ class ModelInfer(Handler):
             return ()
         pairs = zip(message.outputs, message.raw_output_contents, strict=True)
         return (part for output, raw in pairs for part in (output.name.encode(), raw))
-
-
-async def _generate(call: Call, texts: list[str]) -> list[bytes]:
-    """Generate for each text; all run in the worker at the same time."""
-    streams = []
-    for text in texts:
-        wire = _generate_request(call.request)
-        limits = call.role.limits if call.role else RoleLimits()
-        wire.max_tokens = check_max_tokens(wire.max_tokens, served_of(call).manifest, limits)
-        wire.prompt = text
-        streams.append(submit(call, worker_pb2.Submit(generate=wire)))
-    answers = []
-    for stream in streams:
-        pieces = [
-            message.delta.delta.text
-            async for message in messages(call, stream)
-            if message.HasField("delta")
-        ]
-        answers.append("".join(pieces).encode())
-    return answers
-
-
-def _keep_requested(
-    request: inference_pb2.ModelInferRequest, response: inference_pb2.ModelInferResponse
-) -> None:
-    """Drop the outputs that were not asked for."""
-    wanted = {output.name for output in request.outputs}
-    if not wanted:
-        return
-    for index in reversed(range(len(response.outputs))):
-        if response.outputs[index].name not in wanted:
-            del response.outputs[index]
-            del response.raw_output_contents[index]
-
-
-class _InferFilter(OutFilter):
-    """Applies the rules to every element of every BYTES output."""
-
-    def __init__(self, call: Call, rules: RuleSet) -> None:
-        self._call = call
-        self._rules = rules
-
-    def feed(
-        self, message: inference_pb2.ModelInferResponse
-    ) -> Iterable[inference_pb2.ModelInferResponse]:
-        """Return the message with its texts filtered; a blocked one ends before the match."""
-        for index, output in enumerate(message.outputs):
-            if output.datatype != BYTES:
-                continue
-            elements = split_elements(message.raw_output_contents[index], output.name)
-            filtered = [self._element(element, message) for element in elements]
-            if filtered != elements:
-                message.raw_output_contents[index] = pack_elements(filtered)
-        return (message,)
-
-    def _element(self, element: bytes, message: inference_pb2.ModelInferResponse) -> bytes:
-        outcome = self._rules.apply(element.decode(errors="replace"))
-        verdicts = self._call.verdicts
-        verdicts.extend(v for v in outcome.verdicts if v not in verdicts)
-        if outcome.blocked:
-            message.parameters["casemate_filtered"].bool_param = True
-        return outcome.text.encode() if outcome.verdicts else element

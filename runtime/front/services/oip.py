@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from casemate import __version__
-from casemate.pb.casemate.worker.v1 import worker_pb2
 from casemate.pb.inference import inference_pb2
 from runtime.front.call import Call
 from runtime.front.services.infer import TEXT_INPUT
+from runtime.front.services.infer_answer import DescribesTensors
 from runtime.front.services.work import served_of
 from runtime.front.spec import Handler
 from runtime.models.catalog import ModelCatalog
 from runtime.models.errors import CatalogError
 
 Tensor = inference_pb2.ModelMetadataResponse.TensorMetadata
-
-
-@runtime_checkable
-class DescribesTensors(Protocol):
-    """A host whose worker has said which tensors its graph takes."""
-
-    @property
-    def ready_message(self) -> worker_pb2.Ready | None:
-        """What the worker said; None while there is none."""
-        ...
 
 
 class ServerLive(Handler):

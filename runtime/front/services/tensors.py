@@ -4,10 +4,14 @@ The front brings every input into one form, raw little-endian bytes, so that the
 commitment covers the same bytes however they were sent, and reads the elements of
 BYTES tensors, which are text and pass the filters. Whether numbers are finite and
 fit the graph is checked by the worker, which knows the graph.
+
+Invariant: elements are counted by the shape before any of them is cut or decoded, so
+that a message of empty elements costs no more than one that is refused for its size.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -16,7 +20,12 @@ from runtime.front.errors import invalid
 
 BYTES = "BYTES"
 MAX_RANK = 8
+# Inputs, and outputs asked for.
 MAX_INPUTS = 64
+# BYTES elements of all inputs, or of all outputs, of a graph: each passes the rules.
+MAX_TEXT_ELEMENTS = 4096
+# Numbers in typed contents; larger tensors go raw.
+MAX_TYPED_ELEMENTS = 1 << 20
 _LENGTH = struct.Struct("<I")
 # Datatype -> (field of InferTensorContents, struct code). FP16 and BF16 travel raw only.
 _CONTENTS = {
@@ -32,7 +41,8 @@ _CONTENTS = {
     "FP32": ("fp32_contents", "f"),
     "FP64": ("fp64_contents", "d"),
 }
-_RAW_ONLY = ("FP16",)
+# Datatype -> bytes of an element.
+_RAW_ONLY = {"FP16": 2}
 
 InputTensor = inference_pb2.ModelInferRequest.InferInputTensor
 
@@ -42,33 +52,52 @@ def pack_elements(elements: Iterable[bytes]) -> bytes:
     return b"".join(_LENGTH.pack(len(element)) + element for element in elements)
 
 
-def split_elements(raw: bytes, field: str) -> list[bytes]:
-    """Cut raw BYTES into elements; raise a Refusal when they do not fill it exactly."""
+def split_elements(raw: bytes, count: int) -> list[bytes] | None:
+    """Cut raw BYTES into `count` elements; None when they do not fill it exactly."""
     elements = []
     start = 0
-    while start < len(raw):
+    for _ in range(count):
         end = start + _LENGTH.size
-        length = _LENGTH.unpack_from(raw, start)[0] if end <= len(raw) else len(raw)
+        if end > len(raw):
+            return None
+        length = _LENGTH.unpack_from(raw, start)[0]
         if end + length > len(raw):
-            raise invalid(field, "the BYTES elements do not fill the tensor", "WRONG_SHAPE")
+            return None
         elements.append(raw[end : end + length])
         start = end + length
-    return elements
+    return elements if start == len(raw) else None
 
 
-def make_raw(request: inference_pb2.ModelInferRequest) -> None:
-    """Check the inputs' form and bring them all into `raw_input_contents`.
+def raw_size(datatype: str, count: int) -> int | None:
+    """Return the bytes that `count` numbers take; None for a datatype that holds none."""
+    if datatype in _CONTENTS:
+        return count * struct.calcsize("<" + _CONTENTS[datatype][1])
+    return count * _RAW_ONLY[datatype] if datatype in _RAW_ONLY else None
+
+
+def read_inputs(request: inference_pb2.ModelInferRequest, max_texts: int) -> list[str]:
+    """Check the inputs' form, bring them all into `raw_input_contents`, return the texts.
+
+    Args:
+        request: changed in place.
+        max_texts: how many elements all BYTES inputs may hold together.
+
+    Returns:
+        The elements of all BYTES inputs, in order.
 
     Raises:
         Refusal: INVALID_ARGUMENT, naming the input.
     """
     if not request.inputs:
         raise invalid("inputs", "must not be empty", "EMPTY_LIST")
-    if len(request.inputs) > MAX_INPUTS:
-        raise invalid("inputs", f"has more than {MAX_INPUTS} items", "TOO_MANY_ITEMS")
-    raw = list(request.raw_input_contents)
+    for field, items in (("inputs", request.inputs), ("outputs", request.outputs)):
+        if len(items) > MAX_INPUTS:
+            raise invalid(field, f"has more than {MAX_INPUTS} items", "TOO_MANY_ITEMS")
+    raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise invalid("raw_input_contents", "must have one entry per input", "WRONG_SHAPE")
+    has_raw = bool(raw)
+    texts: list[str] = []
     names = set()
     for index, tensor in enumerate(request.inputs):
         field = f"inputs[{index}]"
@@ -77,79 +106,67 @@ def make_raw(request: inference_pb2.ModelInferRequest) -> None:
         names.add(tensor.name)
         if tensor.datatype not in (BYTES, *_CONTENTS, *_RAW_ONLY):
             raise invalid(f"{field}.datatype", "is unknown", "WRONG_DATATYPE")
-        has_contents = tensor.HasField("contents") and tensor.contents.ByteSize() > 0
-        if raw and has_contents:
-            raise invalid(f"{field}.contents", "is given raw as well")
         count = _elements(tensor.shape, f"{field}.shape")
-        if not raw:
-            _pack_contents(request, tensor, count, field)
-        elif tensor.datatype == BYTES and len(split_elements(raw[index], field)) != count:
-            raise invalid(field, "the elements do not fill the shape", "WRONG_SHAPE")
+        if tensor.datatype == BYTES and len(texts) + count > max_texts:
+            raise invalid(field, f"more than {max_texts} elements", "TOO_MANY_ITEMS")
+        if has_raw and tensor.HasField("contents") and tensor.contents.ByteSize() > 0:
+            raise invalid(f"{field}.contents", "is given raw as well")
+        if not has_raw:
+            raw.append(_packed(tensor, count, f"{field}.contents"))
+            tensor.ClearField("contents")
+        if tensor.datatype == BYTES:
+            texts.extend(_texts(raw[index], count, field))
+    return texts
+
+
+def _texts(raw: bytes, count: int, field: str) -> list[str]:
+    elements = split_elements(raw, count)
+    if elements is None:
+        raise invalid(field, "the BYTES elements do not fill the shape", "WRONG_SHAPE")
+    texts = []
+    for number, element in enumerate(elements):
+        try:
+            texts.append(element.decode())
+        except UnicodeDecodeError:
+            raise invalid(field, f"element {number} is not UTF-8", "NOT_UTF8") from None
+    return texts
 
 
 def _elements(shape: Sequence[int], field: str) -> int:
     if len(shape) > MAX_RANK:
         raise invalid(field, f"has more than {MAX_RANK} dimensions", "WRONG_SHAPE")
-    count = 1
-    for size in shape:
-        if size < 0:
-            raise invalid(field, "has a negative dimension", "WRONG_SHAPE")
-        count *= size
-    return count
+    if any(size < 0 for size in shape):
+        raise invalid(field, "has a negative dimension", "WRONG_SHAPE")
+    return math.prod(shape)
 
 
-def _pack_contents(
-    request: inference_pb2.ModelInferRequest, tensor: InputTensor, count: int, field: str
-) -> None:
-    """Append the raw form of a tensor's typed contents, and clear those."""
-    if tensor.datatype == BYTES:
+def _packed(tensor: InputTensor, count: int, field: str) -> bytes:
+    """Return the raw form of a tensor's typed contents."""
+    kind = tensor.datatype
+    if kind == BYTES:
         values: Sequence[object] = tensor.contents.bytes_contents
-    elif tensor.datatype in _CONTENTS:
-        values = getattr(tensor.contents, _CONTENTS[tensor.datatype][0])
+    elif kind in _CONTENTS:
+        values = getattr(tensor.contents, _CONTENTS[kind][0])
     else:
-        kind = tensor.datatype
-        raise invalid(f"{field}.contents", f"{kind} goes in raw_input_contents", "WRONG_DATATYPE")
+        raise invalid(field, f"{kind} goes in raw_input_contents", "WRONG_DATATYPE")
     if len(values) != count:
-        raise invalid(
-            f"{field}.contents", f"holds {len(values)} elements, the shape {count}", "WRONG_SHAPE"
-        )
-    if tensor.datatype == BYTES:
-        packed = pack_elements(tensor.contents.bytes_contents)
-    else:
-        try:
-            packed = struct.pack(f"<{count}{_CONTENTS[tensor.datatype][1]}", *values)
-        except struct.error:
-            raise invalid(
-                f"{field}.contents", f"an element is out of the range of {tensor.datatype}"
-            ) from None
-    tensor.ClearField("contents")
-    request.raw_input_contents.append(packed)
+        raise invalid(field, f"holds {len(values)} elements, the shape {count}", "WRONG_SHAPE")
+    if kind == BYTES:
+        return pack_elements(tensor.contents.bytes_contents)
+    if count > MAX_TYPED_ELEMENTS:
+        raise invalid(field, f"has more than {MAX_TYPED_ELEMENTS} items", "TOO_MANY_ITEMS")
+    try:
+        return struct.pack(f"<{count}{_CONTENTS[kind][1]}", *values)
+    except struct.error:
+        raise invalid(field, f"an element is out of the range of {kind}") from None
 
 
-def input_texts(request: inference_pb2.ModelInferRequest) -> list[str]:
-    """Return the elements of all BYTES inputs; raise a Refusal when one is not UTF-8.
-
-    `make_raw` has been called.
-    """
-    texts = []
-    for index, tensor in enumerate(request.inputs):
-        if tensor.datatype != BYTES:
-            continue
-        field = f"inputs[{index}]"
-        for number, element in enumerate(split_elements(request.raw_input_contents[index], field)):
-            try:
-                texts.append(element.decode())
-            except UnicodeDecodeError:
-                raise invalid(field, f"element {number} is not UTF-8", "NOT_UTF8") from None
-    return texts
-
-
-def replace_input_texts(request: inference_pb2.ModelInferRequest, texts: Sequence[str]) -> None:
-    """Put texts in the place of those that `input_texts` returned."""
+def replace_texts(request: inference_pb2.ModelInferRequest, texts: Sequence[str]) -> None:
+    """Put texts in the place of those that `read_inputs` returned."""
     queue = iter(texts)
     for index, tensor in enumerate(request.inputs):
         if tensor.datatype == BYTES:
-            count = len(split_elements(request.raw_input_contents[index], f"inputs[{index}]"))
+            count = math.prod(tensor.shape)
             packed = pack_elements(next(queue).encode() for _ in range(count))
             request.raw_input_contents[index] = packed
 

@@ -13,7 +13,8 @@ from casemate.pb.casemate.worker.v1 import worker_pb2
 from runtime.config import LimitsConfig
 from runtime.filters.rules import RuleSet
 from runtime.front.call import Call
-from runtime.front.errors import Refusal
+from runtime.front.errors import Refusal, broken_answer
+from runtime.front.services.infer_answer import check_embeddings, check_labels
 from runtime.front.services.work import completed, estimated_tokens, served_of, submit
 from runtime.front.spec import Handler, OutFilter
 from runtime.front.validate import require_texts, wrong_task
@@ -76,12 +77,7 @@ class _Texts(Handler):
     def _check_answer(self, call: Call, response: Any) -> None:
         """Refuse an answer that does not belong to the request."""
         if len(self.results(response)) != len(self.texts(call.request)):
-            raise Refusal(
-                grpc.StatusCode.INTERNAL,
-                "INTERNAL",
-                "an internal error",
-                detail="the worker answered another number of texts",
-            )
+            raise broken_answer("results for another number of texts")
 
     def results(self, response: Any) -> Sequence[Any]:
         """Return the results, one a text."""
@@ -97,6 +93,11 @@ class Embed(_Texts):
     def results(self, response: text_pb2.EmbedResponse) -> Sequence[Any]:
         """Return the vectors."""
         return response.embeddings
+
+    def _check_answer(self, call: Call, response: text_pb2.EmbedResponse) -> None:
+        """Refuse another number or size of vectors."""
+        count = len(self.texts(call.request))
+        check_embeddings(served_of(call).manifest, response.embeddings, count)
 
     def answer_parts(self, call: Call, message: Any) -> Iterable[bytes]:
         """Return each vector as little-endian float32."""
@@ -114,6 +115,11 @@ class Classify(_Texts):
     def results(self, response: text_pb2.ClassifyResponse) -> Sequence[Any]:
         """Return the classifications."""
         return response.classifications
+
+    def _check_answer(self, call: Call, response: text_pb2.ClassifyResponse) -> None:
+        """Refuse labels that the manifest does not name: they would pass by the filters."""
+        count = len(self.texts(call.request))
+        check_labels(served_of(call).manifest, response.classifications, count)
 
     def answer_parts(self, call: Call, message: Any) -> Iterator[bytes]:
         """Yield for each text its labels, each followed by NUL and its score."""
