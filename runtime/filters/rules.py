@@ -15,7 +15,7 @@ pieces give the same text, the same verdicts and the same decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,7 +191,7 @@ class Editor:
             self._spans = sorted([*pending, *spans], key=lambda s: (s.start, s.index))
             self._next = 0
 
-    def edit(self, units: Sequence[Unit]) -> Iterator[str]:
+    def edit(self, units: Iterable[Unit]) -> Iterator[str]:
         """Yield what leaves for each unit; `kept` tells whether it was the unit itself."""
         for unit in units:
             piece = None if self.blocked else self._replacement(unit)

@@ -54,7 +54,7 @@ RULES = RuleSet(
         rule("stop", literals=["dcd"], action="block"),
     ]
 )
-ALPHABET = "abcde12 é\u200b\u0301\u0421ＡB\ufe0f\n"
+ALPHABET = "abcde12 é\u200b\u0301\u0421ＡB\ufe0f\n\u0915\u0941\x85"
 
 
 @settings(max_examples=600, deadline=None)
