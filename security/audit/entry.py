@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from security.audit.config import ENTRY_MAX_BYTES
@@ -26,6 +26,9 @@ KINDS: tuple[str, ...] = get_args(Kind)
 # gRPC trailers and must stay below 7,000 bytes; this is what is left for the entry.
 COMPLETED_MAX_BYTES = 1_300
 VERDICTS_MAX_BYTES = 240
+
+# What `fitted` leaves of a name that no model can have.
+_SHORT_CHARS = 16
 
 _TIME_MAX_MS = 253_402_300_799_999  # 9999-12-31
 _COUNT_MAX = 2**53 - 1  # the integers that JSON numbers carry exactly
@@ -169,6 +172,47 @@ def condense_verdicts(verdicts: Iterable[str]) -> tuple[str, ...]:
             return (*kept, f"+{len(distinct) - len(kept)}")
         kept.append(item)
     return tuple(kept)
+
+
+def fitted(entry: AuditEntry) -> AuditEntry:
+    """Return the entry, without what is dispensable as far as its limit demands.
+
+    An entry is made when an answer has left already: it must not fail for its length.
+    Given up, in this order: the verdicts (counted in one item such as "+3"), the
+    detail's end, the end of a version and of a model's name. A name that a bundle may
+    have is never shortened, and who asked what with which outcome stays whole.
+
+    Raises:
+        UsageError: it does not fit even so; no call of the appliance makes such an entry.
+    """
+    if _fits(entry):
+        return entry
+    shorter = replace(entry, verdicts=_counted(entry.verdicts))
+    while shorter.detail and not _fits(shorter):
+        shorter = replace(shorter, detail=shorter.detail[: len(shorter.detail) // 2])
+    if not _fits(shorter):
+        shorter = replace(shorter, version=shorter.version[:_SHORT_CHARS])
+    if not _fits(shorter):
+        shorter = replace(shorter, model=shorter.model[:_SHORT_CHARS])
+    shorter.encode()
+    return shorter
+
+
+def _fits(entry: AuditEntry) -> bool:
+    try:
+        entry.encode()
+    except UsageError:
+        return False
+    return True
+
+
+def _counted(verdicts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one item that counts the verdicts, those that `condense_verdicts` left out too."""
+    if not verdicts:
+        return ()
+    last = verdicts[-1]
+    more = int(last[1:]) - 1 if re.fullmatch(r"\+[0-9]+", last) else 0
+    return (f"+{len(verdicts) + more}",)
 
 
 def _check_count(name: str, value: object, limit: int) -> None:

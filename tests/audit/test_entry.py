@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from security.audit.entry import (
     AuditEntry,
     condense_verdicts,
     duration_bucket,
+    fitted,
     parse_entry,
 )
 from security.errors import AuditError, UsageError
@@ -189,3 +191,52 @@ def test_commitment_is_what_the_format_says() -> None:
 def test_impossible_limits_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         LogConfig(**values)
+
+
+def longest(**changes: Any) -> AuditEntry:
+    """Return an entry with the longest names that identities, bundles and services have."""
+    values: dict[str, Any] = {
+        "kind": "completed",
+        "time_ms": 253_402_300_799_999,
+        "request_id": "f" * 32,
+        "principal": f"spiffe://{'t' * 255}/{'r' * 32}/{'n' * 63}",
+        "role": "r" * 32,
+        "method": "inference.GRPCInferenceService/ModelStreamInfer",
+        "model": "m" * 64,
+        "version": "1" * 64,
+        "bundle_digest": HEX,
+        "policy_digest": HEX,
+        "prompt_tokens": 1 << 31,
+        "completion_tokens": 1 << 31,
+        "duration_bucket": "<100ms",
+        "status": "FAILED_PRECONDITION",
+        "verdicts": condense_verdicts([f"{'v' * 50}{number}:redact" for number in range(9)]),
+        "request_commitment": HEX,
+        "answer_commitment": HEX,
+        "detail": "d" * 128,
+    }
+    return AuditEntry(**(values | changes))
+
+
+def test_a_completed_entry_with_the_longest_names_still_fits() -> None:
+    with pytest.raises(UsageError, match=str(COMPLETED_MAX_BYTES)):
+        longest().encode()
+    short = fitted(longest())
+    assert len(short.encode()) <= COMPLETED_MAX_BYTES
+    assert short.verdicts == ("+9",)
+    kept = replace(longest(), verdicts=short.verdicts, detail=short.detail)
+    assert short == kept  # who, what and the outcome are whole
+    assert longest().detail.startswith(short.detail)
+
+
+def test_no_more_is_given_up_than_needed() -> None:
+    small = longest(principal="spiffe://t/r/n", verdicts=("a:block", "+2"))
+    assert fitted(small) == small
+    some = longest(principal=f"spiffe://{'t' * 180}/r/n", verdicts=("a" * 200 + ":block", "+2"))
+    assert fitted(some) == replace(some, verdicts=("+3",))
+
+
+@given(st.text(max_size=64), st.text(max_size=64), st.text(max_size=128))
+def test_names_that_no_model_has_fit_as_well(model: str, version: str, detail: str) -> None:
+    odd = longest(model=model, version=version, detail=detail, principal="spiffe://t/r/n")
+    assert len(fitted(odd).encode()) <= COMPLETED_MAX_BYTES

@@ -7,7 +7,7 @@ from typing import Literal
 
 from runtime.front.call import Call
 from runtime.front.denials import Unlisted
-from security.audit.entry import AuditEntry, condense_verdicts, duration_bucket
+from security.audit.entry import AuditEntry, condense_verdicts, duration_bucket, fitted
 
 _MAX_DETAIL_CHARS = 128
 
@@ -17,7 +17,7 @@ def entry_of(call: Call, kind: Literal["admitted", "completed", "denied"]) -> by
     principal, served = call.principal, call.served
     ended = kind != "admitted"
     detail = call.refusal.reason if ended and call.refusal is not None else ""
-    return AuditEntry(
+    entry = AuditEntry(
         kind=kind,
         time_ms=time.time_ns() // 1_000_000,
         request_id=call.request_id,
@@ -36,7 +36,9 @@ def entry_of(call: Call, kind: Literal["admitted", "completed", "denied"]) -> by
         request_commitment=call.request_commitment,
         answer_commitment=call.answer_commitment if kind == "completed" else "",
         detail=detail[:_MAX_DETAIL_CHARS],
-    ).encode()
+    )
+    # The answer has left when a completed entry is made: its length must not stop it.
+    return fitted(entry).encode()
 
 
 def counted_entry(refused: Unlisted) -> bytes:
