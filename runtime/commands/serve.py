@@ -56,7 +56,11 @@ def command(config_path: Path, json_logs: bool, ready_file: Path | None) -> None
     import asyncio
     import sys
 
+    from runtime.dumps import forbid_core_dumps
     from runtime.front.tls import restrict_tls
+
+    # Before the first key is read.
+    forbid_core_dumps()
 
     # Before anything imports grpc: it reads the allowed suites once.
     restrict_tls()
