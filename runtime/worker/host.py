@@ -108,6 +108,11 @@ class ModelHost:
         return self._worker.in_flight if self._worker is not None else 0
 
     @property
+    def places_per_call(self) -> int:
+        """How many requests one call of many texts may have inside at a time."""
+        return self.config.places_per_call
+
+    @property
     def retry_after_ms(self) -> int:
         """When it is worth asking again, in milliseconds; 0 while ready."""
         if self.ready:

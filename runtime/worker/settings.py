@@ -47,6 +47,11 @@ class WorkerConfig:
     max_queue_delay_us: int = 2000
     # Requests that may be inside the worker, running and waiting together.
     max_queue: int = 256
+    # How many of those one tenant may take; 0 means half, so that there is room for others.
+    max_queue_per_tenant: int = 0
+    # Messages that answer nothing: so many within the period, and the worker is killed.
+    max_dropped_messages: int = 100
+    dropped_period_seconds: float = 10.0
     max_frame_bytes: int = 32 * MIB
     # What may wait for one slow reader before its stream is failed.
     max_stream_bytes: int = 8 * MIB
@@ -72,8 +77,25 @@ class WorkerConfig:
         """Threads for the engine: as configured, or every core this process may use."""
         return self.threads or len(os.sched_getaffinity(0))
 
+    @property
+    def places_per_tenant(self) -> int:
+        """Places of the queue that one tenant may take: as configured, or half of them."""
+        return min(self.max_queue, self.max_queue_per_tenant or max(1, self.max_queue // 2))
 
-_NOT_NEGATIVE = ("threads", "kv_tokens", "max_sequences", "max_queue_delay_us", "restart_limit")
+    @property
+    def places_per_call(self) -> int:
+        """Places of the queue that one call of many texts may take."""
+        return max(1, self.places_per_tenant // 2)
+
+
+_NOT_NEGATIVE = (
+    "threads",
+    "kv_tokens",
+    "max_sequences",
+    "max_queue_delay_us",
+    "max_queue_per_tenant",
+    "restart_limit",
+)
 _POSITIVE = (
     "memory_limit_mib",
     "max_open_files",
@@ -88,6 +110,8 @@ _POSITIVE = (
     "step_tokens",
     "max_batch",
     "max_queue",
+    "max_dropped_messages",
+    "dropped_period_seconds",
     "max_frame_bytes",
     "max_stream_bytes",
 )

@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
@@ -33,12 +34,14 @@ REASONS = {
 
 _MAX_FIELD_CHARS = 64
 _MAX_DETAIL_CHARS = 256
+_NOT_PRINTABLE = re.compile("[^ -~]")
 
 
 def failure_from_wire(failed: worker_pb2.Failed) -> WorkFailed:
-    """Turn a worker's Failed into an error, with its texts cut to a safe length."""
+    """Turn a worker's Failed into an error, its texts cut to printable ASCII of safe length."""
     reason = REASONS.get(failed.reason, FailureReason.INTERNAL)
-    return WorkFailed(reason, failed.field[:_MAX_FIELD_CHARS], failed.detail[:_MAX_DETAIL_CHARS])
+    field = _NOT_PRINTABLE.sub("?", failed.field[:_MAX_FIELD_CHARS])
+    return WorkFailed(reason, field, _NOT_PRINTABLE.sub("?", failed.detail[:_MAX_DETAIL_CHARS]))
 
 
 class WorkStream:
@@ -48,8 +51,15 @@ class WorkStream:
     then `completed` once. Raises WorkFailed or WorkerGone instead of `completed`.
     """
 
-    def __init__(self, identifier: int, cancel: Callable[[int], None], max_bytes: int) -> None:
+    def __init__(
+        self,
+        identifier: int,
+        cancel: Callable[[int], None],
+        max_bytes: int,
+        tenant: bytes = b"",
+    ) -> None:
         self.id = identifier
+        self.tenant = tenant
         self._send_cancel = cancel
         self._max_bytes = max_bytes
         # Each with the bytes that it took on the wire.

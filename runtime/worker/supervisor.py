@@ -1,14 +1,17 @@
 """One worker process as the front sees it: start, requests, heartbeat, drain, kill.
 
 It trusts nothing that comes back. An oversized, empty or unparsable frame kills the
-worker; a message about an unknown request, or of a kind that does not belong, is
-dropped and counted. It never reads a model file and never waits for the worker
-without a limit.
+worker; a message about an unknown request, of a kind that does not belong, or a sign of
+life that was not asked for is dropped and counted, and many of them kill it too: a
+worker must not keep this process busy with nothing. It never reads a model file and
+never waits for the worker without a limit.
 
 Invariants:
   - When the worker dies, for whatever reason, every stream that has not ended gets
     WorkerGone, and `closed` resolves with the exit status.
-  - At most `config.max_queue` requests are inside; one more is refused at once.
+  - At most `config.max_queue` requests are inside, and of one tenant at most
+    `config.places_per_tenant`; one more is refused at once.
+  - Once the worker is to be killed, nothing that it sent is read any more.
   - All methods belong to the event loop that started the process.
 """
 
@@ -20,11 +23,12 @@ import time
 from collections import Counter
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from casemate.pb.casemate.worker.v1 import worker_pb2
 from runtime.errors import FailureReason, FrameError, WorkerError, WorkerGone, WorkFailed
-from runtime.worker.framing import FrameBuffer, frame
+from runtime.worker.allowance import Allowance
+from runtime.worker.channel import Channel
+from runtime.worker.framing import frame
+from runtime.worker.inside import Inside
 from runtime.worker.launch import Child, launch, load_message
 from runtime.worker.settings import WorkerConfig
 from runtime.worker.streams import WorkStream, failure_from_wire
@@ -35,24 +39,6 @@ _KILL_GRACE_SECONDS = 5.0
 _EXIT_GRACE_SECONDS = 0.5
 # What may wait in this process for a worker that does not read.
 _MAX_UNSENT_BYTES = 64 << 20
-
-
-class _Channel(asyncio.Protocol):
-    """Feeds the socket's bytes to the process object."""
-
-    def __init__(self, owner: WorkerProcess, limit_bytes: int) -> None:
-        self._owner = owner
-        self._frames = FrameBuffer(limit_bytes)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for payload in self._frames.feed(data):
-                self._owner.on_message(worker_pb2.FromWorker.FromString(payload), len(payload))
-        except (FrameError, DecodeError):
-            self._owner.kill_now("it broke the framing")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._owner.on_channel_closed()
 
 
 class WorkerProcess:
@@ -70,11 +56,13 @@ class WorkerProcess:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[worker_pb2.Ready] = loop.create_future()
-        self._streams: dict[int, WorkStream] = {}
+        self._streams = Inside(config)
         self._next_id = 1
         self._draining = False
         self._pong = worker_pb2.Pong()
+        self._asked = 0
         self._answered = 0
+        self._drops = Allowance(config.max_dropped_messages, config.dropped_period_seconds)
         self._progress = time.monotonic()
         self._heart: asyncio.Task[None] | None = None
         loop.add_reader(child.pidfd, self._on_exit)
@@ -121,7 +109,7 @@ class WorkerProcess:
 
     async def _connect(self) -> None:
         transport, _ = await self._loop.create_unix_connection(
-            lambda: _Channel(self, self._config.max_frame_bytes), sock=self._child.channel
+            lambda: Channel(self, self._config.max_frame_bytes), sock=self._child.channel
         )
         self._transport = transport
 
@@ -129,6 +117,10 @@ class WorkerProcess:
     def alive(self) -> bool:
         """Whether it takes requests: not dead, not being drained."""
         return not self.closed.done() and not self._draining
+
+    def doomed(self) -> bool:
+        """Whether it has been, or is being, killed."""
+        return bool(self.death_reason)
 
     @property
     def ready(self) -> worker_pb2.Ready:
@@ -154,8 +146,9 @@ class WorkerProcess:
         if not self.alive or self._transport is None:
             raise WorkerGone(_RETRY_AFTER_MS)
         unsent = self._transport.get_write_buffer_size()
-        if len(self._streams) >= self._config.max_queue or unsent > _MAX_UNSENT_BYTES:
-            raise WorkFailed(FailureReason.CAPACITY, "", "the model's queue is full")
+        if unsent > _MAX_UNSENT_BYTES:
+            raise WorkFailed(FailureReason.CAPACITY, "", "the worker does not keep up")
+        self._streams.check_room(work.tenant)
         work.id = self._next_id
         try:
             self._send(worker_pb2.ToWorker(submit=work))
@@ -164,10 +157,11 @@ class WorkerProcess:
                 FailureReason.INVALID_ARGUMENT, "", "the request is too large for the worker"
             ) from None
         self._next_id += 1
-        stream = WorkStream(work.id, self._cancel, self._config.max_stream_bytes)
+        limit = self._config.max_stream_bytes
+        stream = WorkStream(work.id, self._cancel, limit, bytes(work.tenant))
         if not self._streams:
             self._progress = time.monotonic()
-        self._streams[work.id] = stream
+        self._streams.add(stream)
         return stream
 
     async def drain(self, timeout_seconds: float) -> None:
@@ -219,27 +213,37 @@ class WorkerProcess:
                 # The process exits by itself now; `drain` waits for that.
                 pass
             case _:
-                self.dropped["unexpected message"] += 1
+                self._drop("unexpected message")
 
     def _deliver(self, identifier: int, message: worker_pb2.FromWorker, size: int) -> None:
         stream = self._streams.get(identifier)
         if stream is None:
-            self.dropped["unknown request"] += 1
+            self._drop("unknown request")
             return
         self._progress = time.monotonic()
         stream.push(message, size)
         if message.HasField("completed"):
-            del self._streams[identifier]
+            self._streams.remove(stream)
 
     def _fail(self, failed: worker_pb2.Failed) -> None:
-        stream = self._streams.pop(failed.id, None)
+        stream = self._streams.get(failed.id)
         if stream is None:
-            self.dropped["unknown request"] += 1
+            self._drop("unknown request")
             return
         self._progress = time.monotonic()
+        self._streams.remove(stream)
         stream.fail(failure_from_wire(failed))
 
+    def _drop(self, what: str) -> None:
+        """Count a message that answers nothing; kill a worker that sends many."""
+        self.dropped[what] += 1
+        if not self._drops.take(time.monotonic()):
+            self.kill_now("it sent too many messages that answer nothing")
+
     def _on_pong(self, pong: worker_pb2.Pong) -> None:
+        if not self._answered < pong.nonce <= self._asked:
+            self._drop("unexpected message")
+            return
         before = self._pong
         if (pong.prompt_tokens, pong.generation_tokens) != (
             before.prompt_tokens,
@@ -260,16 +264,15 @@ class WorkerProcess:
 
     async def _heartbeat(self) -> None:
         """Ask for a sign of life, and kill a worker that gives none or makes no progress."""
-        nonce = 0
         while not self.closed.done():
-            if nonce - self._answered >= self._config.missed_heartbeats:
+            if self._asked - self._answered >= self._config.missed_heartbeats:
                 self.kill_now(f"it missed {self._config.missed_heartbeats} heartbeats")
                 return
             if self._streams and self._stalled_seconds() > self._config.stall_seconds:
                 self.kill_now(f"it made no progress for {self._config.stall_seconds:g} s")
                 return
-            nonce += 1
-            self._send(worker_pb2.ToWorker(ping=worker_pb2.Ping(nonce=nonce)))
+            self._asked += 1
+            self._send(worker_pb2.ToWorker(ping=worker_pb2.Ping(nonce=self._asked)))
             await asyncio.sleep(self._config.heartbeat_seconds)
 
     def _stalled_seconds(self) -> float:
@@ -287,8 +290,7 @@ class WorkerProcess:
             self._transport.abort()
         else:
             self._child.channel.close()
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
+        for stream in self._streams.clear():
             stream.fail(WorkerGone(_RETRY_AFTER_MS))
         if not self.closed.done():
             self.closed.set_result(status)

@@ -30,7 +30,11 @@ def main() -> None:
     send(worker_pb2.FromWorker(ready=worker_pb2.Ready(context_tokens=1)))
     while (payload := read_frame(channel, LIMIT)) is not None:
         message = worker_pb2.ToWorker.FromString(payload)
-        if message.HasField("ping"):
+        if message.HasField("ping") and behaviour == "wrong pongs":
+            for nonce in (0, message.ping.nonce + 1, 2**64 - 1):
+                pong = worker_pb2.Pong(nonce=nonce, prompt_tokens=nonce)
+                send(worker_pb2.FromWorker(pong=pong))
+        elif message.HasField("ping"):
             send(worker_pb2.FromWorker(pong=worker_pb2.Pong(nonce=message.ping.nonce)))
         if not message.HasField("submit"):
             continue
@@ -40,6 +44,16 @@ def main() -> None:
             os.write(channel, HEADER.pack(0))
         elif behaviour == "garbage":
             write_frame(channel, b"\xff" * 100, LIMIT)
+        elif behaviour == "flood of strangers":
+            for _ in range(5000):
+                send(worker_pb2.FromWorker(delta=worker_pb2.GenerateDelta(id=99)))
+        elif behaviour == "flood of pongs":
+            for _ in range(5000):
+                send(worker_pb2.FromWorker(pong=worker_pb2.Pong(nonce=0)))
+        elif behaviour == "unknown field":
+            done = worker_pb2.Completed(id=message.submit.id)
+            done.embed.MergeFromString(b"\xfa\x7f\x06secret")
+            send(worker_pb2.FromWorker(completed=done))
         elif behaviour == "strangers":
             for identifier in (0, 99, 2**64 - 1):
                 delta = worker_pb2.GenerateDelta(id=identifier)

@@ -123,3 +123,9 @@ def test_a_hostile_failure_is_cut_to_size() -> None:
     error = failure_from_wire(failed)
     assert error.reason is FailureReason.INTERNAL
     assert len(str(error)) < 500
+
+
+def test_a_hostile_failure_is_printable() -> None:
+    failed = worker_pb2.Failed(id=7, field="a\x1b[2J\u202e", detail="b\r\nforged line\u2028")
+    error = failure_from_wire(failed)
+    assert (error.field, error.detail) == ("a?[2J?", "b??forged line?")

@@ -152,11 +152,26 @@ async def test_drain_kills_what_does_not_end_in_time(bundles: dict[str, SignedBu
 
 
 async def test_one_request_too_many_is_refused_at_once(bundles: dict[str, SignedBundle]) -> None:
-    worker = await WorkerProcess.start(bundles["generate"].open(), replace(QUICK, max_queue=2))
+    config = replace(QUICK, max_queue=2, max_queue_per_tenant=2)
+    worker = await WorkerProcess.start(bundles["generate"].open(), config)
     streams = [worker.submit(long_work()) for _ in range(2)]
     with pytest.raises(WorkFailed) as caught:
         worker.submit(short_work())
     assert caught.value.reason is FailureReason.CAPACITY
+    await asyncio.gather(*(stream.result() for stream in streams))
+    assert (await worker.submit(short_work()).result()).usage.completion_tokens == 2
+    await worker.kill()
+
+
+async def test_a_tenant_leaves_room_for_others(bundles: dict[str, SignedBundle]) -> None:
+    worker = await WorkerProcess.start(bundles["generate"].open(), replace(QUICK, max_queue=4))
+    streams = [worker.submit(long_work()) for _ in range(2)]
+    with pytest.raises(WorkFailed) as caught:
+        worker.submit(short_work())
+    assert caught.value.reason is FailureReason.CAPACITY
+    other = short_work()
+    other.tenant = b"other"
+    assert (await worker.submit(other).result()).usage.completion_tokens == 2
     await asyncio.gather(*(stream.result() for stream in streams))
     assert (await worker.submit(short_work()).result()).usage.completion_tokens == 2
     await worker.kill()
@@ -277,6 +292,43 @@ async def test_messages_about_strangers_are_dropped_and_counted(
     assert worker.dropped["unexpected message"] == 3
     assert worker.ready.context_tokens == 1
     await worker.kill()
+
+
+@pytest.mark.parametrize("behaviour", ["flood of strangers", "flood of pongs"])
+async def test_a_worker_that_floods_the_front_is_killed(
+    bundles: dict[str, SignedBundle], hostile: Callable[[str], None], behaviour: str
+) -> None:
+    hostile(behaviour)
+    config = replace(QUICK, max_dropped_messages=50)
+    worker = await WorkerProcess.start(bundles["tensor"].open(), config)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(WorkerGone):
+            await worker.submit(short_work()).result()
+    assert worker.death_reason == "it sent too many messages that answer nothing"
+    # Nothing of what was sent after that was looked at.
+    assert worker.dropped.total() == 51
+
+
+async def test_a_sign_of_life_counts_only_for_what_was_asked(
+    bundles: dict[str, SignedBundle], hostile: Callable[[str], None]
+) -> None:
+    hostile("wrong pongs")
+    config = replace(QUICK, missed_heartbeats=3, heartbeat_seconds=0.05)
+    worker = await WorkerProcess.start(bundles["tensor"].open(), config)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await worker.closed
+    assert worker.death_reason == "it missed 3 heartbeats"
+    assert worker.stats().prompt_tokens == 0
+
+
+async def test_what_the_front_does_not_know_is_not_passed_on(
+    bundles: dict[str, SignedBundle], hostile: Callable[[str], None]
+) -> None:
+    hostile("unknown field")
+    worker = await WorkerProcess.start(bundles["tensor"].open(), QUICK)
+    result = await worker.submit(short_work()).result()
+    await worker.kill()
+    assert b"secret" not in result.SerializeToString()
 
 
 async def test_a_worker_that_never_becomes_ready_is_given_up(
