@@ -29,6 +29,10 @@ ACTIONS = ("block", "redact", "flag")
 DIRECTIONS = ("in", "out", "both")
 _MAX_PATTERNS = 1000
 _MAX_PATTERN_CHARS = 4096
+# What RE2 may take for one rule's program and states, and for those of one screen.
+_RULE_MEMORY_BYTES = 16 << 20
+_SCREEN_MEMORY_BYTES = 64 << 20
+_PROBE = b"a"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +78,9 @@ class Outcome:
     blocked: bool
 
 
-def _options() -> Any:
+def _options(max_memory_bytes: int = _RULE_MEMORY_BYTES) -> Any:
     options = re2.Options()
+    options.max_mem = max_memory_bytes
     options.case_sensitive = False
     options.longest_match = True
     options.never_capture = True
@@ -123,15 +128,54 @@ def _sized(pattern: str) -> str:
     return pattern
 
 
+@dataclass(frozen=True, slots=True)
+class _Screen:
+    """Some rules of a set, matched together in one pass. Indexes are those of the set."""
+
+    indexes: tuple[int, ...]
+    patterns: Any
+
+    def matching(self, data: bytes) -> list[int] | None:
+        """Return the indexes that match; None when RE2 ran out of memory.
+
+        RE2 then reports no match, so the last pattern is one that matches any text.
+        """
+        found = self.patterns.Match(data) or ()
+        if len(self.indexes) not in found:
+            return None
+        return [self.indexes[at] for at in found if at < len(self.indexes)]
+
+
+def _screens(rules: Sequence[Rule], indexes: tuple[int, ...]) -> list[_Screen]:
+    """Compile rules into as few screens as RE2's memory allows, by halving."""
+    patterns = re2.Set.SearchSet(_options(_SCREEN_MEMORY_BYTES))
+    try:
+        for index in indexes:
+            patterns.Add(rules[index].source)
+        patterns.Add("")
+        patterns.Compile()
+        screen = _Screen(indexes, patterns)
+        if screen.matching(_PROBE) is not None:
+            return [screen]
+    except re2.error:
+        # Too large together: the halves may do.
+        pass
+    if len(indexes) == 1:
+        raise RuleError(f"rule {rules[indexes[0]].name!r} is too large to be matched")
+    middle = len(indexes) // 2
+    return _screens(rules, indexes[:middle]) + _screens(rules, indexes[middle:])
+
+
 class RuleSet:
-    """The rules that apply to one role, model and direction."""
+    """The rules that apply to one role, model and direction.
+
+    Raises:
+        RuleError: RE2 cannot hold one of them.
+    """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
-        self._screen = re2.Set.SearchSet(_options())
-        for rule in self.rules:
-            self._screen.Add(rule.source)
-        self._screen.Compile()
+        self._screens = _screens(self.rules, tuple(range(len(self.rules)))) if rules else []
         # For each ASCII character, the rules that could begin with it; and for all others.
         self.starters: list[tuple[int, ...]] = [
             tuple(
@@ -144,7 +188,14 @@ class RuleSet:
 
     def matching(self, data: bytes) -> list[int]:
         """Return the indexes of the rules that match somewhere in normalised bytes. One pass."""
-        return list(self._screen.Match(data) or ())
+        found: list[int] = []
+        for screen in self._screens:
+            some = screen.matching(data)
+            if some is None:
+                # Slower, and without a limit on memory that could hide a match.
+                some = [i for i in screen.indexes if self.rules[i].expression.search(data)]
+            found.extend(some)
+        return sorted(found)
 
     def spans(self, data: bytes) -> list[Span]:
         """Return every match in the whole normalised text, by start and then rule."""

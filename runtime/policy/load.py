@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +155,16 @@ def parse_policy(data: bytes) -> Policy:
         raise PolicyError(f"more than {MAX_RULES} rules")
     compiled = tuple(_rule(table, index) for index, table in enumerate(rules))
     names = [rule.name for rule in compiled]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise PolicyError(f"two rules are called {name!r}")
-    return Policy(
+    policy = Policy(
         digest=hashlib.sha256(data).hexdigest(),
         roles={name: _role(name, table) for name, table in roles.items()},
         rules=compiled,
     )
+    policy.prepare()
+    return policy
 
 
 def load_policy(path: Path) -> Policy:

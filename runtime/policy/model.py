@@ -11,10 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from runtime.filters.rewrite import RuleError
 from runtime.filters.rules import Rule, RuleSet
 from security.errors import CasemateError
 
 Direction = Literal["in", "out"]
+DIRECTIONS: tuple[Direction, ...] = ("in", "out")
+# Over all sets that differ: each holds its rules compiled.
+MAX_SELECTED_RULES = 20_000
+_NO_NAME = "\0"
 
 
 class PolicyError(CasemateError):
@@ -66,6 +71,9 @@ class Role:
 class Policy:
     """One version of the policy file.
 
+    Every set of rules that a role of the policy can meet is compiled by `prepare`, so
+    nothing a client sends adds to what is kept: a model's name only chooses among them.
+
     Attributes:
         digest: lower-case hex SHA-256 of the file's bytes.
     """
@@ -73,23 +81,58 @@ class Policy:
     digest: str
     roles: Mapping[str, Role]
     rules: tuple[Rule, ...]
-    _sets: dict[tuple[str, str, str], RuleSet | None] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _sets: dict[tuple[int, ...], RuleSet] = field(default_factory=dict, repr=False, compare=False)
+
+    def prepare(self) -> None:
+        """Compile the rules for every role, direction and kind of model name.
+
+        Raises:
+            PolicyError: RE2 cannot hold them, or there are too many sets of them.
+        """
+        selections = {
+            selection
+            for role in self.roles
+            for name in self._model_names()
+            for direction in DIRECTIONS
+            if (selection := self._selection(role, name, direction))
+        }
+        if sum(map(len, selections)) > MAX_SELECTED_RULES:
+            raise PolicyError(
+                f"the rules' models make sets of more than {MAX_SELECTED_RULES} rules in all; "
+                "name fewer different models"
+            )
+        try:
+            for selection in sorted(selections):
+                self._sets[selection] = self._compiled(selection)
+        except RuleError as error:
+            raise PolicyError(str(error)) from None
 
     def rule_set(self, role: str, model: str, direction: Direction) -> RuleSet | None:
-        """Return the rules for texts of `role` and `model` that go in `direction`, if any.
+        """Return the rules for texts of `role` and `model` that go in `direction`, if any."""
+        selection = self._selection(role, model, direction)
+        if not selection:
+            return None
+        # Only a role the policy does not name misses; what it gets is not kept.
+        return self._sets.get(selection) or self._compiled(selection)
 
-        Model names come from the served catalogue, so the cache stays small.
+    def _selection(self, role: str, model: str, direction: Direction) -> tuple[int, ...]:
+        return tuple(
+            index
+            for index, rule in enumerate(self.rules)
+            if rule.direction in (direction, "both")
+            and any_matches(rule.roles, role)
+            and any_matches(rule.models, model)
+        )
+
+    def _compiled(self, selection: tuple[int, ...]) -> RuleSet:
+        return RuleSet([self.rules[index] for index in selection])
+
+    def _model_names(self) -> set[str]:
+        """Return names that between them meet every selection some name could meet.
+
+        A name is met by the exact pattern that equals it, and by those prefixes that
+        are prefixes of the longest one it begins with. So it is enough to try each
+        exact name, and each prefix with an end that no pattern has.
         """
-        key = (role, model, direction)
-        if key not in self._sets:
-            chosen = [
-                rule
-                for rule in self.rules
-                if rule.direction in (direction, "both")
-                and any_matches(rule.roles, role)
-                and any_matches(rule.models, model)
-            ]
-            self._sets[key] = RuleSet(chosen) if chosen else None
-        return self._sets[key]
+        patterns = {pattern for rule in self.rules for pattern in rule.models} | {"*"}
+        return {p[:-1] + _NO_NAME if p.endswith("*") else p for p in patterns}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -204,3 +205,19 @@ def test_a_hostile_text_costs_linear_time(hostile):
     began = time.process_time()
     rules.apply(hostile)
     assert time.process_time() - began < 2.0
+
+
+def test_a_screen_that_runs_out_of_memory_hides_no_match(monkeypatch):
+    rules = RuleSet([rule("a", literals=["alpha"]), rule("b", patterns=["b{3}"])])
+    (screen,) = rules._screens
+    broken = type("Broken", (), {"Match": lambda self, data: None})()
+    monkeypatch.setattr(rules, "_screens", [dataclasses.replace(screen, patterns=broken)])
+    assert rules.apply("an alpha, bbb").verdicts == ("a:redact", "b:redact")
+
+
+def test_rules_too_large_for_one_screen_are_matched_by_several(monkeypatch):
+    monkeypatch.setattr("runtime.filters.rules._SCREEN_MEMORY_BYTES", 1 << 16)
+    rules = RuleSet([rule(f"r{i}", literals=[f"w{i:02} {'long ' * 20}"]) for i in range(30)])
+    assert len(rules._screens) > 1
+    outcome = rules.apply(f"w03 {'long ' * 20} w29 {'long ' * 20}")
+    assert outcome.verdicts == ("r3:redact", "r29:redact")

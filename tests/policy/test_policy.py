@@ -7,7 +7,9 @@ import hashlib
 import pytest
 
 from casemate.cli.templates import POLICY
+from runtime.filters.rules import RuleSet
 from runtime.policy import PolicyError, PolicyHolder, parse_policy
+from runtime.policy.model import any_matches
 
 MINIMAL = 'version = 1\n[roles.device]\nmethods = ["a.B/C"]\nmodels = ["gemma*", "minilm"]\n'
 
@@ -101,3 +103,93 @@ def test_a_bad_reload_keeps_the_policy_in_force(tmp_path):
 def test_a_missing_policy_is_an_error(tmp_path):
     with pytest.raises(PolicyError, match="cannot read"):
         PolicyHolder(tmp_path / "none.toml")
+
+
+def rules_toml(count: int, **keys: str) -> str:
+    lines = "".join(f"{key} = {value}\n" for key, value in keys.items())
+    return MINIMAL + "".join(
+        f'[[rules]]\nname = "r{index}"\naction = "block"\n' + lines.replace("INDEX", f"{index:04}")
+        for index in range(count)
+    )
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """How many rules each set has that was compiled."""
+    sizes = []
+    real = RuleSet.__init__
+
+    def counted(self, rules):
+        sizes.append(len(rules))
+        real(self, rules)
+
+    monkeypatch.setattr(RuleSet, "__init__", counted)
+    return sizes
+
+
+def test_names_that_clients_choose_compile_nothing(compiled):
+    text = MINIMAL + (
+        '[[rules]]\nname = "a"\nliterals = ["x"]\naction = "block"\n'
+        '[[rules]]\nname = "b"\nliterals = ["y"]\naction = "block"\nmodels = ["gem*", "minilm"]\n'
+    )
+    policy = parse_policy(text.encode())
+    before = len(compiled)
+    assert before == 2
+    first = policy.rule_set("device", "unknown-0", "in")
+    for index in range(500):
+        assert policy.rule_set("device", f"unknown-{index}", "in") is first
+        assert policy.rule_set("device", f"gem-{index}", "out") is not first
+    assert len(compiled) == before
+
+
+def test_every_set_that_can_be_met_is_compiled_when_the_policy_is_read(compiled):
+    text = MINIMAL + "".join(
+        f'[[rules]]\nname = "r{i}"\nliterals = ["x"]\naction = "flag"\nmodels = ["{pattern}"]\n'
+        for i, pattern in enumerate(["*", "a*", "ab*", "abc", "b*", "zz"])
+    )
+    policy = parse_policy(text.encode())
+    before = len(compiled)
+    for name in ("", "q", "a", "ax", "ab", "abc", "abcd", "b", "ba", "z", "zz", "zzz"):
+        rules = policy.rule_set("device", name, "in")
+        expected = [rule for rule in policy.rules if any_matches(rule.models, name)]
+        assert rules is not None
+        assert list(rules.rules) == expected
+    assert len(compiled) == before
+
+
+@pytest.mark.parametrize(
+    ("count", "keys", "text"),
+    [
+        (16, {"patterns": '["zzINDEX.*yy"]', "max_match_chars": "1000"}, "a zz0011 b yy"),
+        (1000, {"literals": '["secretINDEX"]'}, "the secret0011"),
+        (
+            20,
+            {"literals": str([f"INDEX {i:02} {'filler' * 5}" for i in range(100)])},
+            f"a 0011 99 {'filler' * 5}",
+        ),
+        (60, {"patterns": '["wINDEX[^q]{0,900}v"]'}, "a w0011 b v"),
+    ],
+    ids=["long matches", "many rules", "many literals", "more than one screen"],
+)
+def test_large_policies_are_enforced(count, keys, text):
+    rules = parse_policy(rules_toml(count, **keys).encode()).rule_set("device", "gemma", "in")
+    assert rules is not None
+    assert rules.apply(text).verdicts == ("r11:block",)
+
+
+def test_a_rule_re2_cannot_hold_is_refused_when_the_policy_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("runtime.filters.rules._SCREEN_MEMORY_BYTES", 1 << 16)
+    path = tmp_path / "policy.toml"
+    path.write_text(MINIMAL)
+    holder = PolicyHolder(path)
+    before = holder.current
+    path.write_text(rules_toml(1, patterns='["[^q]{900}v"]'))
+    with pytest.raises(PolicyError, match=r"r0.*too large"):
+        holder.reload()
+    assert holder.current is before
+
+
+def test_too_many_sets_of_rules_are_refused(monkeypatch):
+    monkeypatch.setattr("runtime.policy.model.MAX_SELECTED_RULES", 10)
+    with pytest.raises(PolicyError, match="fewer different models"):
+        parse_policy(rules_toml(11, literals='["x"]', models='["m-INDEX"]').encode())

@@ -27,12 +27,16 @@ class FilterIn:
         self._commit(call)
         if call.policy is None or call.role is None:
             return
+        handler = call.spec.handler
+        texts = list(handler.texts(call.request))
+        if call.served is None and not texts:
+            # No model works for this call: there is nothing to filter either way, and
+            # the model's name is only what the client wrote.
+            return
         call.rules_in = call.policy.rule_set(call.role.name, call.model, "in")
         call.rules_out = call.policy.rule_set(call.role.name, call.model, "out")
         if call.rules_in is None:
             return
-        handler = call.spec.handler
-        texts = list(handler.texts(call.request))
         outcomes = [call.rules_in.apply(text) for text in texts]
         for outcome in outcomes:
             call.verdicts.extend(v for v in outcome.verdicts if v not in call.verdicts)
