@@ -13,6 +13,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from runtime.errors import FailureReason, WorkerGone, WorkFailed
+from runtime.front.failures import known_field, own_words
 from runtime.models.errors import (
     CatalogBusy,
     ModelNotReady,
@@ -153,17 +154,17 @@ _WORK = {
 
 
 def _of_work(error: WorkFailed) -> Refusal:
+    """Return the refusal for a failure; none of its words are the worker's."""
+    field, problem = known_field(error.field), own_words(error.detail)
+    detail = ": ".join(part for part in (error.reason.value, field, problem) if part)
     known = _WORK.get(error.reason)
     if known is None:
-        return _internal(str(error))
+        return _internal(detail)
     code, reason, message = known
-    if error.reason is FailureReason.INVALID_ARGUMENT and error.detail:
-        # Written by our own worker about lengths and shapes, never with text in it.
-        message = f"{error.field}: {error.detail}" if error.field else error.detail
+    if error.reason is FailureReason.INVALID_ARGUMENT and (field or problem):
+        message = ": ".join(part for part in (field, problem or "the model cannot take it") if part)
     retry = 1.0 if error.reason is FailureReason.CAPACITY else None
-    return Refusal(
-        code, reason, message, field=error.field, retry_after_seconds=retry, detail=str(error)
-    )
+    return Refusal(code, reason, message, field=field, retry_after_seconds=retry, detail=detail)
 
 
 _STORE_FULL = frozenset({"disk-full", "io"})
