@@ -26,6 +26,8 @@ from runtime.filters.normalize import Normalizer, Unit
 from runtime.filters.rules import Editor, Rule, RuleSet, Span
 
 _TRIM_BYTES = 4096
+# A longer piece is taken in slices, so that the window stays small.
+_SLICE_CHARS = 256
 # The longest UTF-8 form of the one character that is kept before the window.
 _CONTEXT_BYTES = 4
 
@@ -65,33 +67,55 @@ class _Scanner:
         return min(self.threads.values(), default=end)
 
     def settle(self, window: bytes, base: int, *, final: bool) -> list[Span]:
-        """Return the matches that can no longer change; `final` when no text follows."""
+        """Return the matches that can no longer change; `final` when no text follows.
+
+        After a match the threads are run on from its end only as far as it takes to
+        see that the next match is settled, so each character is read again at most
+        as often as matches overlap what was held back for them.
+        """
         spans: list[Span] = []
-        end = base + len(window)
-        if final:
-            self.threads = {}
+        end = at = base + len(window)
         while self.ended:
             match = self.rule.expression.search(window, self.resume - base)
             if match is None:
-                self.ended = False
                 break
-            if base + match.start() >= self.oldest(end):
-                break
-            spans.append(Span(base + match.start(), self.index, base + match.end()))
-            self._restart(window, base, base + match.end(), final=final)
-        if not self.ended:
-            self.resume = self.oldest(end)
+            start = base + match.start()
+            if not final:
+                at = self._walk(window, base, at, start)
+                if self.oldest(at) <= start:
+                    # Undecided. To be searched again when more text came.
+                    return spans
+            spans.append(Span(start, self.index, base + match.end()))
+            self.resume = at = base + match.end()
+            self.threads = {}
+        if final:
+            self.threads = {}
+        else:
+            self._walk(window, base, at, end)
+        self.ended = False
+        self.resume = self.oldest(end)
         return spans
 
-    def _restart(self, window: bytes, base: int, position: int, *, final: bool) -> None:
-        """Forget threads inside the match before `position`, and run on from there."""
-        self.resume = position
-        if final:
-            return
-        self.threads = {}
-        for char in window[position - base :].decode():
-            self.step(ord(char), position)
-            position += len(char.encode())
+    def _walk(self, window: bytes, base: int, at: int, start: int) -> int:
+        """Run the threads on from `at` until none begins at or before `start`.
+
+        Returns:
+            Where they are: behind that character, or at the end of the window.
+        """
+        end = base + len(window)
+        while at < end and self.oldest(at) <= start:
+            size = _width(window[at - base])
+            char = window[at - base : at - base + size].decode()
+            self.step(ord(char), at)
+            at += size
+        return at
+
+
+def _width(lead: int) -> int:
+    """Return how many bytes a UTF-8 character has that begins with `lead`."""
+    if lead < 0xC0:
+        return 1
+    return 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
 
 
 class StreamFilter:
@@ -101,6 +125,8 @@ class StreamFilter:
         self._rules = rules
         self._normalizer = Normalizer()
         self._scanners = [_Scanner(rule, index) for index, rule in enumerate(rules.rules)]
+        # Those that have threads, or ends to look at.
+        self._active: set[int] = set()
         self._editor = Editor(rules.rules)
         self._window = bytearray()
         self._base = 0
@@ -126,11 +152,18 @@ class StreamFilter:
 
     def feed(self, text: str) -> Released:
         """Take a piece in; return what may leave."""
-        if self.blocked:
-            return Released("", 0, ())
-        for char, form in self._normalizer.feed(text):
-            self._append(char, form)
-        return self._release(final=False)
+        parts = []
+        for begin in range(0, len(text), _SLICE_CHARS):
+            if self.blocked:
+                break
+            for char, form in self._normalizer.feed(text[begin : begin + _SLICE_CHARS]):
+                self._append(char, form)
+            parts.append(self._release(final=False))
+        return Released(
+            "".join(part.text for part in parts),
+            sum(part.source_bytes for part in parts),
+            tuple(span for part in parts for span in part.withheld),
+        )
 
     def finish(self) -> Released:
         """Say that the text is complete; return the rest of it."""
@@ -139,30 +172,33 @@ class StreamFilter:
     def _append(self, char: str, form: bytes) -> None:
         """Steps 1 and 2."""
         if not form:
-            # Invisible: it belongs to the unit before it, even if that one has left.
-            if self._units:
-                self._units[-1].text += char
-            else:
-                self._units.append(Unit(char, *self._last))
+            # Invisible: it shares the range, and so the fate, of the unit before it.
+            self._units.append(Unit(char, *self._last))
             return
         self._last = (self._size, self._size + len(form))
         self._units.append(Unit(char, *self._last))
         self._window += form
         for part in form.decode():
             code = ord(part)
-            starters = self._rules.starters[min(code, 128)]
-            for scanner in self._scanners:
-                if scanner.threads or scanner.index in starters:
-                    scanner.step(code, self._size)
+            for index in self._active.union(self._rules.starters[min(code, 128)]):
+                scanner = self._scanners[index]
+                scanner.step(code, self._size)
+                if scanner.threads or scanner.ended:
+                    self._active.add(index)
+                else:
+                    self._active.discard(index)
             self._size += len(part.encode())
 
     def _release(self, *, final: bool) -> Released:
         """Steps 3 and 4."""
-        window = bytes(self._window) if any(s.ended for s in self._scanners) else b""
-        for scanner in self._scanners:
+        active = [self._scanners[index] for index in sorted(self._active)]
+        window = bytes(self._window) if any(s.ended for s in active) else b""
+        for scanner in active:
             if scanner.ended:
                 self._editor.add(scanner.settle(window, self._base, final=final))
-        oldest = min((s.oldest(self._size) for s in self._scanners), default=self._size)
+            if not (scanner.threads or scanner.ended):
+                self._active.discard(scanner.index)
+        oldest = min((s.oldest(self._size) for s in active), default=self._size)
         if final:
             oldest = self._size
         count = 0
