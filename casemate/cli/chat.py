@@ -54,6 +54,7 @@ def command(
     if as_json and message is None:
         raise UsageError("--json needs --message: a conversation is not one document")
     with connected(connection) as client:
+        _require_template(client, model, version)
         talk = Talk(client, model, version, system, options)
         if message is not None:
             done = talk.say(text_argument(message), quiet=as_json)
@@ -65,6 +66,27 @@ def command(
             emit(as_json, data, lambda _: click.echo())
             return
         talk.run()
+
+
+def _require_template(client: Client, model: str, version: str) -> None:
+    """Refuse a model that cannot chat, before anything is typed.
+
+    Raises:
+        UsageError: its bundle has no chat template.
+    """
+    import json
+
+    from casemate.client.errors import Refused
+
+    try:
+        manifest = json.loads(client.describe(model, version=version).manifest_json)
+    except Refused:
+        return  # the policy may allow chatting without describing: the answer will tell
+    if manifest.get("chat_template") is None:
+        raise UsageError(
+            f"{model} has no chat template, so it cannot chat: continue a text with "
+            f"'casemate generate {model} TEXT'"
+        )
 
 
 class Talk:

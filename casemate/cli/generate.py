@@ -10,6 +10,7 @@ import click
 from casemate.cli.connection import Connection, connected, connection_options, text_argument
 from casemate.cli.output import echo_text, emit, json_option
 from casemate.cli.sampling import about, keywords, sampling_options, shown_tokens
+from security.errors import CasemateError
 
 
 @click.command()
@@ -40,10 +41,15 @@ def command(
     first: float | None = None
     with connected(connection) as client:
         with client.generate(model, text, version=version, **keywords(options)) as stream:
-            for piece in stream:
-                first = first if first is not None else time.monotonic() - started
-                if not as_json:
-                    echo_text(piece.text)
+            try:
+                for piece in stream:
+                    first = first if first is not None else time.monotonic() - started
+                    if not as_json:
+                        echo_text(piece.text)
+            except CasemateError:
+                if first is not None and not as_json:
+                    click.echo()  # what went wrong goes on a line of its own
+                raise
         done = stream.completion
     seconds = time.monotonic() - started
     data = {

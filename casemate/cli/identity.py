@@ -58,6 +58,7 @@ def command() -> None:
 @click.option(
     "--renew", is_flag=True, help="Allow it while NAME is active; the old one runs out by itself."
 )
+@click.option("--force", is_flag=True, help="Allow a role that policy.toml does not name yet.")
 @domain_option
 @json_option
 def issue(
@@ -67,6 +68,7 @@ def issue(
     csr: Path | None,
     days: int | None,
     renew: bool,
+    force: bool,
     folder: Path,
     as_json: bool,
 ) -> None:
@@ -80,20 +82,26 @@ def issue(
           -subj /CN=pump-3 -keyout client.key -out pump-3.csr     # on the device
       casemate identity issue pump-3 --csr pump-3.csr
     """
+    from security.errors import UsageError
     from security.files import read_bounded
     from security.identity.authority import MAX_REQUEST_BYTES
     from security.identity.domain import TrustDomain
 
     domain = TrustDomain(folder)
+    roles = _policy_roles(domain)
+    if role not in roles and roles and not force:
+        raise UsageError(
+            f"policy.toml has no [roles.{role}], so {name} could call nothing; it names "
+            f"{', '.join(sorted(roles))}. Add the role first, or give --force"
+        )
     request = read_bounded(csr, MAX_REQUEST_BYTES) if csr else None
     extra = client_files(domain)
     issued = domain.issue(name, role, request=request, days=days, renew=renew, extra_files=extra)
-    unknown = "" if role in _policy_roles(domain) else role
     data = {
         **_shown(issued.entry),
         "folder": str(issued.folder),
         "private_key": None if request else str(issued.folder / "client.key"),
-        "role_in_policy": not unknown,
+        "role_in_policy": role in roles,
     }
     emit(as_json, data, _render_issued)
 
@@ -133,12 +141,17 @@ def revoke(name: str | None, refresh: bool, folder: Path, as_json: bool) -> None
       casemate identity revoke camera-7 --domain site
       casemate identity revoke --refresh
     """
+    from security.errors import UsageError
     from security.identity.domain import TrustDomain
 
     if (name is None) == (not refresh):
         raise click.UsageError("give a NAME to revoke, or --refresh")
     domain = TrustDomain(folder)
     done = domain.refresh_revocations() if name is None else domain.revoke(name)
+    if name is not None and not done.entries:
+        raise UsageError(
+            f"{name} was revoked before: nothing was revoked now; the list was made anew"
+        )
     data = {
         "revoked": [_shown(entry) for entry in done.entries],
         "revoked_in_total": done.total,

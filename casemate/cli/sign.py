@@ -53,6 +53,7 @@ def command(
         warn("there is no probes.jsonl, without which no appliance installs a bundle")
     data = {
         "bundle": str(bundle),
+        "keys": str(keys),
         "name": signed.name,
         "version": signed.version,
         "digest": signed.digest,
@@ -67,4 +68,7 @@ def _render(data: dict[str, Any]) -> None:
     click.echo(f"signed {data['name']} {data['version']} as {data['signer']}")
     click.echo(f"  {data['files']} files, {data['size_bytes']:,} bytes")
     click.echo(f"  digest {data['digest']}")
-    click.echo(f"Check it with: casemate verify {data['bundle']} --signers DIR")
+    # Where signing/ is the default, trust/signers is that of `casemate verify`.
+    keys = Path(data["keys"])
+    signers = "" if keys == Path("signing") else f" --signers {keys.parent / 'trust' / 'signers'}"
+    click.echo(f"Check it with: casemate verify {data['bundle']}{signers}")

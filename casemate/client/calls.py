@@ -180,6 +180,7 @@ def describe(model: str, version: str) -> Call[types.ModelDetails]:
         lambda answer, _: types.ModelDetails(
             _model(answer.model), answer.bundle_json, answer.context_tokens, answer.max_sequences
         ),
+        asked=(model, version),
     )
 
 

@@ -162,8 +162,21 @@ _CLOSED_MARKS = (
 )
 
 
-def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
-    """Turn gRPC's error into ours, with a message that says what to do."""
+_TOO_LATE = (
+    "the time limit passed before the answer was complete: allow more with timeout_seconds "
+    "(on the command line --timeout SECONDS)"
+)
+_MAX_SHOWN_CHARS = 64
+
+
+def from_rpc_error(error: grpc.RpcError, target: str, model: str = "") -> ClientError:
+    """Turn gRPC's error into ours, with a message that says what to do.
+
+    Args:
+        error: what gRPC raised.
+        target: whom was called.
+        model: the model that the request names, or "".
+    """
     code = error.code().name if hasattr(error, "code") else "UNKNOWN"
     text = (error.details() if hasattr(error, "details") else None) or ""
     metadata = _metadata(error)
@@ -174,7 +187,7 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
         if message is not None:
             return ConnectionFailed(message, code=code)
     return _KINDS.get(code, ServerFault)(
-        _message(code, text, details, target),
+        _message(code, text, details, target, model),
         code=code,
         reason=details.reason,
         field=details.field,
@@ -183,7 +196,12 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
     )
 
 
-def _message(code: str, text: str, details: Details, target: str) -> str:
+def _message(code: str, text: str, details: Details, target: str, model: str) -> str:
+    if code == "DEADLINE_EXCEEDED":
+        # gRPC's own words for it are about its streams.
+        return _TOO_LATE
+    if details.reason == "UNKNOWN_MODEL" and model:
+        return f"no model {model[:_MAX_SHOWN_CHARS]!r} is served here: 'casemate models' lists them"
     message = text or f"{target} answered {code} without a message"
     if details.field and details.field not in message:
         message = f"{details.field}: {message}"

@@ -93,7 +93,7 @@ class GenerationStream:
                 trailing = self._call.trailing_metadata()
                 break
             except grpc.RpcError as error:
-                failure = from_rpc_error(error, core.identity.target)
+                failure = from_rpc_error(error, core.identity.target, self._wanted.request.model)
                 delay = core.delay_after(
                     failure, attempt, self._deadline, idempotent=False, answer_began=began
                 )
@@ -163,6 +163,7 @@ class Client:
 
     def __init__(self, core: Core) -> None:
         self.core = core
+        self._closed = False
         self._channel = grpc.secure_channel(
             core.identity.target, core.credentials(), options=core.options()
         )
@@ -207,6 +208,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls still running are cancelled."""
+        self._closed = True
         self._channel.close()
 
     @property
@@ -315,6 +317,7 @@ class Client:
 
     def call(self, wanted: calls.Call[T], timeout_seconds: float | None = None) -> T:
         """Make one unary call, again where that is safe."""
+        self._require_open()
         deadline, attempt = self.core.deadline(timeout_seconds), 0
         make = self._channel.unary_unary(
             wanted.method,
@@ -328,7 +331,9 @@ class Client:
                 trailing = made.trailing_metadata()
                 break
             except grpc.RpcError as error:
-                failure: ClientError = from_rpc_error(error, self.core.identity.target)
+                failure: ClientError = from_rpc_error(
+                    error, self.core.identity.target, wanted.asked[0]
+                )
                 delay = self.core.delay_after(
                     failure, attempt, deadline, idempotent=wanted.idempotent
                 )
@@ -341,4 +346,9 @@ class Client:
 
     def start_generation(self, wanted: Generation, deadline: Deadline) -> Any:
         """Start one try of a generation; returns gRPC's call."""
+        self._require_open()
         return self._generate(wanted.request, timeout=deadline.remaining)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError("the client is closed")

@@ -234,8 +234,12 @@ class TestIdentity:
         again = _json("identity", "issue", "a", "--renew", "--days", "7", "--domain", site)
         assert again["state"] == "active"
 
-    def test_a_role_without_a_policy_is_issued_with_a_warning(self, site: Path) -> None:
-        result = _run("identity", "issue", "a", "--role", "robot", "--domain", site)
+    def test_a_role_without_a_policy_is_issued_only_by_force(self, site: Path) -> None:
+        error = _refused("identity", "issue", "a", "--role", "robot", "--domain", site)
+        assert "no [roles.robot]" in str(error)
+        assert "--force" in str(error)
+        assert not (site / "identities" / "a").exists()
+        result = _run("identity", "issue", "a", "--role", "robot", "--force", "--domain", site)
         assert result.exit_code == 0
         assert "no [roles.robot]" in result.stderr
 
@@ -255,6 +259,12 @@ class TestIdentity:
         assert tomllib.loads((folder / "client.toml").read_text())["target"] == (
             "edge1.plant7.example:9000"
         )
+
+    def test_revoking_twice_says_that_nothing_was_revoked(self, site: Path) -> None:
+        _json("identity", "issue", "a", "--domain", site)
+        assert _json("identity", "revoke", "a", "--domain", site)["revoked"]
+        error = _refused("identity", "revoke", "a", "--domain", site)
+        assert "was revoked before" in str(error)
 
     def test_revoke_wants_a_name_or_refresh(self, site: Path) -> None:
         assert _run("identity", "revoke", "--domain", site).exit_code == 2

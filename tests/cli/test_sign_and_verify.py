@@ -53,10 +53,20 @@ def test_sign_then_verify(domain: Path) -> None:
     signed = _sign(path, domain)
     assert signed.exit_code == 0, signed.output
     assert "signed tiny 1.0.0 as release" in signed.output
+    assert f"casemate verify {path} --signers {domain}/trust/signers" in signed.output
     verified = _verify(path, domain)
     assert verified.exit_code == 0, verified.output
     assert verified.output.count("ok ") == len(Step)
     assert "REFUSED" not in verified.output
+
+
+def test_in_the_domains_folder_nothing_needs_to_be_named(
+    domain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(domain / "bundle")
+    monkeypatch.chdir(domain)
+    signed = CliRunner().invoke(sign.command, ["bundle"])
+    assert signed.stdout.endswith("Check it with: casemate verify bundle\n")
 
 
 def test_signing_warns_when_no_appliance_could_install_it(domain: Path) -> None:

@@ -233,8 +233,10 @@ async def test_a_deadline_ends_the_call(site: Running) -> None:
     site.hosts["tiny-generate"].paused = True
 
     def use() -> None:
-        with open_client(site) as client, pytest.raises(DeadlineExceeded):
+        with open_client(site) as client, pytest.raises(DeadlineExceeded) as raised:
             client.generate("tiny-generate", "x", timeout_seconds=0.3).collect()
+        assert "time limit passed" in str(raised.value)
+        assert "Stream" not in str(raised.value)
 
     await in_thread(use)
 
@@ -298,6 +300,20 @@ async def test_another_domains_identity_is_told_about_certificates(
 async def test_a_lone_text_is_not_a_list(site: Running) -> None:
     with open_client(site) as client, pytest.raises(UsageError, match="list of texts"):
         client.embed("tiny-embed", "one text")
+
+
+async def test_a_closed_client_says_so(site: Running) -> None:
+    client = open_client(site)
+    client.close()
+    for use in (client.models, lambda: client.generate("tiny-generate", "x").collect()):
+        with pytest.raises(UsageError, match="closed"):
+            use()
+    other = AsyncClient.from_identity(identity(site), target=site.target)
+    await other.close()
+    with pytest.raises(UsageError, match="closed"):
+        await other.models()
+    with pytest.raises(UsageError, match="closed"):
+        await other.generate("tiny-generate", "x").collect()
 
 
 async def test_the_completion_is_not_there_before_the_end(site: Running) -> None:

@@ -105,6 +105,19 @@ async def test_chat_once_and_as_a_conversation(desk: Desk) -> None:
     assert talk.stdout.splitlines() == ["one", "oneonetwo", "three"]
 
 
+async def test_a_model_without_a_template_is_refused_before_the_first_turn(desk: Desk) -> None:
+    talk = await desk.ask("chat", "tiny-embed", stdin="never read\n")
+    assert talk.exit_code == 1
+    assert "casemate generate tiny-embed" in str(talk.exception)
+    assert talk.stdout == ""
+
+
+async def test_a_model_that_is_not_there_is_named(desk: Desk) -> None:
+    for command in ("generate", "embed"):
+        asked = await desk.ask(command, "nobody", "x")
+        assert "no model 'nobody' is served here: 'casemate models'" in str(asked.exception)
+
+
 async def test_score_embed_classify_infer(desk: Desk) -> None:
     scores = data(await desk.ask("score", "tiny-generate", "a", "b", "--json"))["scores"]
     assert [each["logprob"] for each in scores] == [-1.0, -1.0]  # type: ignore[attr-defined]
@@ -128,7 +141,7 @@ async def test_models_and_one_of_them(desk: Desk) -> None:
 async def test_known_errors_reach_the_person(desk: Desk) -> None:
     missing = await desk.ask("generate", "nobody", "x")
     assert isinstance(missing.exception, CasemateError)
-    assert "no such model" in str(missing.exception)
+    assert "no model 'nobody'" in str(missing.exception)
     bad = await desk.ask("infer", "tiny-tensor", "--input", "x=[[1,")
     assert "no JSON" in str(bad.exception)
     nowhere = await desk.ask("models", "--target", "127.0.0.1:1")

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casemate.cli.output import emit, fields, json_option, progress, table, visible
+from casemate.cli.output import emit, fields, json_option, progress, table
+from casemate.cli.visible import visible
 
 
 @given(st.text(max_size=40))
