@@ -100,9 +100,11 @@ async def test_every_call_with_its_receipt_checked(site: Running) -> None:
             assert [vector[0] for vector in vectors] == [1.0, 3.0]
             found = client.classify("tiny-classify", ["x"]).labels
             assert found[0][0].score == 0.25
-            tensor = Tensor("x", "FP32", (1, 4), (1.0, 2.0, 3.0, 4.0))
+            tensor = Tensor("x", "FP32", (4,), (1.0, 2.0, 3.0, 4.0))
             answer = client.infer("tiny-tensor", [tensor])
             assert answer.output("x").data == tensor.data
+            assert len(answer.answered.bundle_digest) == 64
+            assert answer.answered.request_id in kept
 
     await in_thread(use)
     assert len(kept) == 5

@@ -125,10 +125,10 @@ async def test_score_embed_classify_infer(desk: Desk) -> None:
     assert ranked.stdout.startswith("SIMILARITY")
     labels = data(await desk.ask("classify", "tiny-classify", "x", "--json"))["classifications"]
     assert labels[0][0]["label"]  # type: ignore[index]
-    outputs = data(
-        await desk.ask("infer", "tiny-tensor", "--input", "x:FP32=[[1,2,3,4]]", "--json")
-    )["outputs"]
-    assert outputs[0]["data"] == [[1.0, 2.0, 3.0, 4.0]]  # type: ignore[index]
+    outputs = data(await desk.ask("infer", "tiny-tensor", "--input", "x:FP32=[1,2,3,4]", "--json"))[
+        "outputs"
+    ]
+    assert outputs[0]["data"] == [1.0, 2.0, 3.0, 4.0]  # type: ignore[index]
 
 
 async def test_models_and_one_of_them(desk: Desk) -> None:
