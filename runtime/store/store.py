@@ -1,7 +1,8 @@
 """The store: verified bundles on disk, and which of them should be served.
 
 What it refuses: a second process on the same folder, a version whose content
-differs from what that version was before, a security epoch below the floor.
+differs from what that version was before, a security epoch below the floor, and a
+journal that knows lower epochs than the file beside the store (epochs.py).
 
 Invariants, whatever is killed at whatever point:
 - what the journal names is on disk, whole, as it was when it was verified;
@@ -11,6 +12,7 @@ Invariants, whatever is killed at whatever point:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from runtime.store import epochs
 from runtime.store.errors import StoreError, StoreLocked, io_error
 from runtime.store.filesystem import FOLDER_MODE, Filesystem, RealFilesystem
 from runtime.store.journal import Journal
@@ -79,7 +82,7 @@ class Store:
         Raises:
             StoreLocked: another process has it open.
             JournalDamaged: its state cannot be trusted.
-            StoreError: it cannot be read or written.
+            StoreError: it cannot be read or written, or its epochs went back.
         """
         filesystem = filesystem or RealFilesystem()
         try:
@@ -94,6 +97,7 @@ class Store:
             journal, found = Journal.open(folder / "journal", filesystem)
             try:
                 state = replayed(folder / "journal", found.records)
+                epochs.check(epochs.path_beside(folder), state.floors)
                 store = cls(
                     folder=folder,
                     lock=lock,
@@ -103,6 +107,8 @@ class Store:
                     clock=clock,
                 )
                 store._recover(first=not found.records)
+                # If we crashed after a promotion and before this was written down.
+                epochs.remember(epochs.path_beside(folder), state.floors)
             except BaseException:
                 journal.close()
                 raise
@@ -238,7 +244,12 @@ class Store:
             ]
             after = self._state.apply(changes)
             self._journal.append(encode_changes(changes))
+            raised = after.floors != self._state.floors
             self._state = after
+            if raised:
+                # The journal holds it already, and the next open writes what fails here.
+                with contextlib.suppress(StoreError):
+                    epochs.remember(epochs.path_beside(self.folder), after.floors)
             return after
 
     def _refuse_old_epoch(self, record: VersionRecord) -> None:

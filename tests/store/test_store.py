@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -127,3 +129,45 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot create"):
         Store.open(tmp_path / "file" / "store")
+
+
+def raised_epoch(folder: Path, versions: Versions) -> Path:
+    """Make epoch 2 live, and return the file beside the store that says so."""
+    with Store.open(folder) as store:
+        go_live(store, versions["2.0.0"])
+    return folder.with_name("store.epochs.json")
+
+
+def test_a_deleted_store_does_not_forget_the_epoch(tmp_path: Path, versions: Versions) -> None:
+    folder = tmp_path / "store"
+    beside = raised_epoch(folder, versions)
+    Store.open(folder).close()
+    shutil.rmtree(folder)
+    with pytest.raises(StoreError, match=r"remove store\.epochs\.json") as refused:
+        Store.open(folder)
+    assert refused.value.reason == "epoch-too-low"
+    beside.unlink()  # the operator's word for it
+    with Store.open(folder) as store:
+        assert store.stage(versions["1.0.0"]).security_epoch == 1
+
+
+def test_an_older_store_is_refused(tmp_path: Path, versions: Versions) -> None:
+    folder = tmp_path / "store"
+    with Store.open(folder) as store:
+        go_live(store, versions["1.0.0"])
+    shutil.copytree(folder, tmp_path / "older")
+    raised_epoch(folder, versions)
+    shutil.rmtree(folder)
+    shutil.move(tmp_path / "older", folder)
+    with pytest.raises(StoreError, match="older one"):
+        Store.open(folder)
+
+
+def test_a_lost_file_beside_the_store_is_written_again(tmp_path: Path, versions: Versions) -> None:
+    beside = raised_epoch(tmp_path / "store", versions)
+    beside.unlink()
+    Store.open(tmp_path / "store").close()
+    assert json.loads(beside.read_bytes()) == {"tiny-tensor": 2}
+    beside.write_text("[]")
+    with pytest.raises(StoreError, match="epochs"):
+        Store.open(tmp_path / "store")
