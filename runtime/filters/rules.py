@@ -208,15 +208,37 @@ class RuleSet:
         found.sort(key=lambda span: (span.start, span.index))
         return found
 
-    def apply(self, text: str) -> Outcome:
-        """Filter a whole text. Linear time; texts without a match take the short way."""
-        spans = self.spans(normalize(text).encode())
-        if not spans:
-            return Outcome(text, (), blocked=False)
+    def apply(self, text: str, *, refuse: bool = False) -> Outcome:
+        """Filter a whole text. Linear time; texts without a match take the short way.
+
+        Args:
+            refuse: nothing of a text with a blocked match is wanted, as for an input:
+                its outcome has no text, and the verdicts up to that match.
+        """
+        data = normalize(text).encode()
+        firsts = self._firsts(data)
+        actions = {self.rules[span.index].action for span in firsts}
+        if not actions - {"flag"}:
+            return Outcome(text, self._verdicts(firsts), blocked=False)
+        if refuse and "block" in actions:
+            end = next(n for n, s in enumerate(firsts) if self.rules[s.index].action == "block")
+            return Outcome("", self._verdicts(firsts[: end + 1]), blocked=True)
         editor = Editor(self.rules)
-        editor.add(spans)
+        editor.add(self.spans(data))
         pieces = list(editor.edit(units_of(text)))
         return Outcome("".join(pieces), tuple(editor.verdicts), editor.blocked)
+
+    def _firsts(self, data: bytes) -> list[Span]:
+        """Return the first match of each rule that has one, by start and then rule."""
+        found = []
+        for index in self.matching(data):
+            match = self.rules[index].expression.search(data)
+            if match is not None:
+                found.append(Span(match.start(), index, match.end()))
+        return sorted(found, key=lambda span: (span.start, span.index))
+
+    def _verdicts(self, spans: Sequence[Span]) -> tuple[str, ...]:
+        return tuple(self.rules[span.index].verdict for span in spans)
 
 
 class Editor:
@@ -231,7 +253,8 @@ class Editor:
         self._spans: list[Span] = []
         self._next = 0
         self._redacted_to = 0
-        self.verdicts: list[str] = []
+        # In the order of their first match.
+        self.verdicts: dict[str, None] = {}
         self.blocked = False
         self.kept = False
 
@@ -258,6 +281,8 @@ class Editor:
         Returns:
             The text they put here; None when one of them ends the text.
         """
+        if self._next == len(self._spans) or self._spans[self._next].start >= unit.end:
+            return ""
         put = ""
         touching: list[Span] = []
         while self._next < len(self._spans) and self._spans[self._next].start < unit.end:
@@ -267,8 +292,7 @@ class Editor:
             self.blocked = True
         for span in touching:
             rule = self._rules[span.index]
-            if rule.verdict not in self.verdicts:
-                self.verdicts.append(rule.verdict)
+            self.verdicts.setdefault(rule.verdict)
             if rule.action == "redact":
                 if unit.start >= self._redacted_to:
                     put = put or rule.replacement

@@ -221,3 +221,35 @@ def test_rules_too_large_for_one_screen_are_matched_by_several(monkeypatch):
     assert len(rules._screens) > 1
     outcome = rules.apply(f"w03 {'long ' * 20} w29 {'long ' * 20}")
     assert outcome.verdicts == ("r3:redact", "r29:redact")
+
+
+def test_a_refused_text_is_not_edited(monkeypatch):
+    rules = RuleSet(
+        [
+            rule("late", literals=["tail"], action="flag"),
+            rule("note", literals=["head"], action="flag"),
+            rule("digits", patterns=["[0-9]{4}"]),
+            rule("stop", literals=["stop"], action="block"),
+        ]
+    )
+    text = "head 1111" + "\u200b" * 1000 + " stop tail" + " 2222" * 1000
+    expected = rules.apply(text)
+    assert expected.blocked
+
+    def edited(_):
+        raise AssertionError("a refused text was cut into units")
+
+    monkeypatch.setattr("runtime.filters.rules.units_of", edited)
+    monkeypatch.setattr(RuleSet, "spans", edited)
+    outcome = rules.apply(text, refuse=True)
+    assert outcome.text == ""
+    assert outcome.blocked
+    assert outcome.verdicts == expected.verdicts == ("note:flag", "digits:redact", "stop:block")
+    assert rules.apply("head and tail").verdicts == ("note:flag", "late:flag")
+
+
+def test_invisible_text_after_a_character_is_one_slice_of_its_unit():
+    text = "\u200b" * 5 + "a" + "\u200b" * 50_000 + "b"
+    units = list(units_of(text))
+    assert [len(unit.text) for unit in units] == [5, 50_001, 1]
+    assert [(unit.start, unit.end) for unit in units] == [(0, 0), (0, 1), (1, 2)]

@@ -37,7 +37,7 @@ class FilterIn:
         call.rules_out = call.policy.rule_set(call.role.name, call.model, "out")
         if call.rules_in is None:
             return
-        outcomes = [call.rules_in.apply(text) for text in texts]
+        outcomes = [call.rules_in.apply(text, refuse=True) for text in texts]
         for outcome in outcomes:
             call.verdicts.extend(v for v in outcome.verdicts if v not in call.verdicts)
         if any(outcome.blocked for outcome in outcomes):
