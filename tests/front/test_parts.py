@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import json
 import logging
 import threading
@@ -192,14 +193,19 @@ class TestLogprobs:
         tokens = [[text_pb2.TokenLogprob(token=t) for t in (b"ab", b"cSTOP")]]
         assert self.run(["abc"], tokens) == [b"ab"]
 
-    def test_alternatives_that_match_a_rule_are_left_out(self):
-        gate, stream = LogprobGate(self.rules()), StreamFilter(self.rules())
-        token = text_pb2.TokenLogprob(token=b"ok")
-        token.alternatives.add(token=b"SECRET", logprob=-1)
+    @pytest.mark.parametrize(("action", "kept"), [("redact", 0), ("block", 0), ("flag", 2)])
+    def test_alternatives_stay_where_a_rule_could_withhold_what_they_complete(self, action, kept):
+        rules = RuleSet([dataclasses.replace(self.rules().rules[0], action=action)])
+        gate, stream = LogprobGate(rules), StreamFilter(rules)
+        token = text_pb2.TokenLogprob(token=b"w", logprob=-0.5)
+        # With what was released before it: "secret".
+        token.alternatives.add(token=b"ret", logprob=-1)
         token.alternatives.add(token=b"fine", logprob=-2)
-        gate.add("ok", [token])
-        (left,) = gate.release(stream.feed("ok"))
-        assert [a.token for a in left.alternatives] == [b"fine"]
+        gate.add("secw", [text_pb2.TokenLogprob(token=b"sec"), token])
+        left = gate.release(stream.feed("secw"))
+        assert [entry.token for entry in left] == [b"sec", b"w"]
+        assert left[1].logprob == pytest.approx(-0.5)
+        assert len(left[1].alternatives) == kept
 
 
 def test_an_unknown_error_becomes_internal_without_its_text():

@@ -1,8 +1,9 @@
 """Token log-probabilities leave in step with the text they belong to, or not at all.
 
 A token's bytes are text too. So where rules apply, a token leaves only when all of
-its bytes were released, and never when a rule replaced one of them; alternatives
-that match a rule by themselves are left out. Tokens whose bytes are not exactly the
+its bytes were released, and never when a rule replaced one of them. Alternatives are
+withheld altogether where a rule blocks or redacts: " bomb" is harmless by itself, and
+is not after "make a". Tokens whose bytes are not exactly the
 text they came with (cut off by a stop string, for one) were not scanned: they and
 all after them stay.
 """
@@ -13,7 +14,6 @@ from collections import deque
 from collections.abc import Iterable
 
 from casemate.pb.casemate.v1 import text_pb2
-from runtime.filters.normalize import normalize
 from runtime.filters.rules import RuleSet
 from runtime.filters.stream import Released
 
@@ -22,7 +22,7 @@ class LogprobGate:
     """Holds the tokens of one answer until their text has been released."""
 
     def __init__(self, rules: RuleSet) -> None:
-        self._rules = rules
+        self._withholds = any(rule.action != "flag" for rule in rules.rules)
         self._waiting: deque[tuple[int, int, text_pb2.TokenLogprob]] = deque()
         self._source = bytearray()
         self._queued_to = 0
@@ -57,11 +57,6 @@ class LogprobGate:
         return any(low < end and start < high for low, high in self._withheld)
 
     def _screened(self, token: text_pb2.TokenLogprob) -> text_pb2.TokenLogprob:
-        kept = [a for a in token.alternatives if not self._matches(a.token)]
-        if len(kept) == len(token.alternatives):
+        if not self._withholds or not token.alternatives:
             return token
-        return text_pb2.TokenLogprob(token=token.token, logprob=token.logprob, alternatives=kept)
-
-    def _matches(self, token: bytes) -> bool:
-        text = token.decode(errors="replace")
-        return bool(self._rules.matching(normalize(text).encode()))
+        return text_pb2.TokenLogprob(token=token.token, logprob=token.logprob)
