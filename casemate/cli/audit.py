@@ -25,7 +25,7 @@ from casemate.cli.audit_folder import (
     read_vkeys,
     signers,
 )
-from casemate.cli.output import emit, json_option, table
+from casemate.cli.output import counted, emit, json_option, table
 from casemate.cli.visible import json_text, one_line
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def verify(folder: Path, vkeys: Path, held: Path | None, as_json: bool) -> None:
 
 def _render_report(data: dict[str, Any]) -> None:
     origin = one_line(data["origin"])
-    click.echo(f"ok: {data['entries']} entries of {origin}, all hashes and signatures hold")
+    entries = counted(data["entries"], "entry", "entries")
+    click.echo(f"ok: {entries} of {origin}, all hashes and signatures hold")
     click.echo(f"  root       {data['root']}")
     click.echo(f"  signed by  {', '.join(data['signed_by'])}")
     if data["signed_at"]:
@@ -121,7 +122,8 @@ def _render_report(data: dict[str, Any]) -> None:
     if data["held_size"] is None:
         click.echo("  not checked: whether the log was cut or rewritten; give --held for that")
     else:
-        click.echo(f"  it extends the held checkpoint over {data['held_size']} entries")
+        held = counted(data["held_size"], "entry", "entries")
+        click.echo(f"  it extends the held checkpoint over {held}")
 
 
 @command.command()

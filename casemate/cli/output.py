@@ -77,6 +77,11 @@ def table(headings: list[str], rows: list[list[str]]) -> None:
         click.echo("  ".join(padded).rstrip())
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return "1 entry", "2 entries"."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a rich console on stdout or stderr; imports rich on the first call."""
     from rich.console import Console

@@ -17,7 +17,7 @@ from casemate.cli.audit_folder import (
     read_vkeys,
     signers,
 )
-from casemate.cli.output import emit, json_option
+from casemate.cli.output import counted, emit, json_option
 from casemate.cli.visible import one_line
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _render(data: dict[str, Any]) -> None:
             click.echo(f"  {name:<7} {one_line(value)}")
     click.echo("proven:")
     click.echo(
-        f"  - the log signed a record of {data['tree_size']} entries "
+        f"  - the log signed a record of {counted(data['tree_size'], 'entry', 'entries')} "
         f"({', '.join(data['signed_by'])}), and this entry is one of them"
     )
     if data["request_checked"]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from casemate.cli.output import emit, json_option, progress, warn
+from casemate.cli.output import counted, emit, json_option, progress, warn
 
 
 @click.command("sign")
@@ -66,7 +66,7 @@ def command(
 
 def _render(data: dict[str, Any]) -> None:
     click.echo(f"signed {data['name']} {data['version']} as {data['signer']}")
-    click.echo(f"  {data['files']} files, {data['size_bytes']:,} bytes")
+    click.echo(f"  {counted(data['files'], 'file', 'files')}, {data['size_bytes']:,} bytes")
     click.echo(f"  digest {data['digest']}")
     # Where signing/ is the default, trust/signers is that of `casemate verify`.
     keys = Path(data["keys"])

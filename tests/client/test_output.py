@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casemate.cli.output import emit, fields, json_option, progress, table
+from casemate.cli.output import counted, emit, fields, json_option, progress, table
 from casemate.cli.visible import visible
 
 
@@ -36,6 +36,14 @@ def sample(as_json: bool) -> None:
 def test_json_is_one_document_and_text_is_aligned() -> None:
     assert json.loads(CliRunner().invoke(sample, ["--json"]).stdout)["many"] == ["a", "b"]
     assert CliRunner().invoke(sample).stdout == "name  x\nmany  a, b\nnone  -\n"
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(n, "entry", "entries") for n in (0, 1, 2000)] == [
+        "0 entries",
+        "1 entry",
+        "2,000 entries",
+    ]
 
 
 def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
