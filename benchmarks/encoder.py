@@ -30,7 +30,7 @@ from benchmarks.site import Site
 from casemate.pb.casemate.v1 import text_pb2, text_pb2_grpc
 from casemate.pb.inference import inference_pb2, inference_pb2_grpc
 
-ROUNDS = 5
+ROUNDS = 3
 _SECONDS_PER_ROUND = 1.5
 _MODEL = "minilm"
 # Concurrent callers for the row of small calls: what dynamic batching is for.

@@ -32,11 +32,11 @@ from casemate import AsyncClient
 GGUF = Path("build/models/gemma-3-270m-q4_k_m.gguf")
 MODEL = "gemma-3-270m"
 CLIENTS = (1, 4, 8, 16)
-ROUNDS = 3
+ROUNDS = 2
 PROMPT_TOKENS = 110
 NEW_TOKENS = 64
 # Requests each client makes one after the other in a round.
-_REQUESTS = {1: 4, 4: 3, 8: 3, 16: 3}
+_REQUESTS = {1: 3, 4: 2, 8: 2, 16: 2}
 # Seconds between the starts of independent clients: their starts spread over about
 # the time that one answer takes.
 _STAGGER_SECONDS = {1: 0.0, 4: 0.6, 8: 0.45, 16: 0.35}
