@@ -58,7 +58,7 @@ format: $(STAMP) ## Format and fix what can be fixed
 stubs: $(STAMP) ## Generate casemate/pb from proto/
 	$(BIN)/python tools/generate_stubs.py
 
-bench: $(STAMP) $(MODELS) ## Measure everything the README quotes (about 25 minutes, needs a quiet machine)
+bench: $(STAMP) $(MODELS) ## Measure everything the README quotes (about 15 minutes, needs a quiet machine)
 	$(BIN)/python -m benchmarks
 
 fuzz: $(STAMP) ## Mutate model files against the pre-parsers (about 15 minutes)
