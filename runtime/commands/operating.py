@@ -144,5 +144,6 @@ def record_data(record: Any) -> dict[str, Any]:
 def render_operation(data: dict[str, Any]) -> None:
     """Print what an operation changed, for a person."""
     passed = data.get("probes_passed")
-    probes = f" after {passed} probes passed" if passed else ""
+    noun = "probe" if passed == 1 else "probes"
+    probes = f" after {passed} {noun} passed" if passed else ""
     click.echo(f"{data['model']} {data['version']} is {data['state']}{probes}: {data['reason']}")
