@@ -102,7 +102,7 @@ def test_what_the_engine_says_of_tensors_is_recognised():
 
     spec = TensorSpec("x", "FP32", (-1, 2))
     zeros = np.zeros((1, 2), dtype=np.float32)
-    wrong = (
+    wrong: tuple[dict[str, np.ndarray], ...] = (
         {"y": zeros},
         {},
         {"x": zeros.astype(np.int32)},

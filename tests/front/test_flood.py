@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ UNREAD = 64 << 10
 
 @pytest.mark.parametrize("method", [EMBED, GENERATE])
 async def test_unfinished_messages_take_bounded_memory(tmp_path, method):
-    limits = {"max_message_bytes": MESSAGE, "max_streams_per_connection": 4}
+    limits: dict[str, Any] = {"max_message_bytes": MESSAGE, "max_streams_per_connection": 4}
     async with started(tmp_path / "domain", **limits) as front:
         identity, port = front.identity("camera-1"), front.appliance.address.port
 

@@ -107,7 +107,9 @@ async def test_elements_must_fill_the_shape(shape: list[int], raw: bytes):
 async def test_too_many_numbers_in_typed_contents_are_refused(monkeypatch):
     monkeypatch.setattr(tensors, "MAX_TYPED_ELEMENTS", 3)
     request = inference_pb2.ModelInferRequest()
-    request.inputs.add(name="x", datatype="BOOL", shape=[4]).contents.bool_contents.extend([1] * 4)
+    request.inputs.add(name="x", datatype="BOOL", shape=[4]).contents.bool_contents.extend(
+        [True] * 4
+    )
     with pytest.raises(Refusal, match="TOO_MANY_ITEMS"):
         tensors.read_inputs(request, 10)
 
