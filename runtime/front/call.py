@@ -21,10 +21,19 @@ import grpc
 from casemate.pb.casemate.v1 import text_pb2
 from runtime.filters.rules import RuleSet
 from runtime.front.errors import Refusal
-from runtime.front.spec import MethodSpec
+from runtime.front.spec import Kind, MethodSpec
 from runtime.models.loaded import ServedVersion
 from runtime.policy.model import Policy, Role
 from security.identity.peer import Principal
+
+_Code = grpc.StatusCode
+_REFUSED_BY_WORKER = frozenset(
+    {_Code.RESOURCE_EXHAUSTED, _Code.INVALID_ARGUMENT, _Code.UNAVAILABLE, _Code.UNIMPLEMENTED}
+)
+# Ends that come from outside, at any point of the work.
+_CUT = frozenset(
+    {_Code.CANCELLED, _Code.DEADLINE_EXCEEDED, _Code.UNAUTHENTICATED, _Code.UNAVAILABLE}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,11 @@ class Call:
     answer_commitment: str = ""
     delivered: list[str] = field(default_factory=list, repr=False)
     # What is charged for work that was cut short, before the worker has counted.
+    reserved_tokens: int = 0
     estimated_prompt_tokens: int = 0
+    works_begun: int = 0
+    works_counted: int = 0
+    # Each holds at least one token; more where the client reads slowly.
     deltas: int = 0
     # 8 audit, 9 receipt
     refusal: Refusal | None = None
@@ -111,11 +124,32 @@ class Call:
 
     @property
     def charged_tokens(self) -> int:
-        """What the call costs its principal: the count, or the estimate of work cut short."""
+        """What the call costs its principal: the count, or all that it reserved.
+
+        Work that was cut short has not been counted, and what it had done by then shows
+        in no number here: a client that reads slowly gets many tokens in one message.
+        Only work that the worker refused costs no more than the look at its prompt.
+        """
         counted = self.usage.prompt_tokens + self.usage.completion_tokens
-        if self.usage.prompt_tokens or self.answer is None:
+        if self.answer is None or self.counted:
             return counted
-        return self.estimated_prompt_tokens + max(self.deltas, counted)
+        if not self.deltas and not self.works_counted and self.code in _REFUSED_BY_WORKER:
+            return self.estimated_prompt_tokens
+        return max(self.reserved_tokens, counted)
+
+    @property
+    def known_completion_tokens(self) -> int:
+        """How many tokens were generated; of work that was cut short, at least so many."""
+        generated = self.usage.completion_tokens
+        return generated if self.counted else max(generated, self.deltas)
+
+    @property
+    def counted(self) -> bool:
+        """Whether `usage` holds all the work that the call was for."""
+        if not self.works_begun or self.works_counted < self.works_begun:
+            return False
+        # A unary call that was cut may not have begun all its work.
+        return self.spec.kind is Kind.SERVER_STREAM or self.code not in _CUT
 
     def hold(self, release: Callable[[], Any]) -> None:
         """Call `release` when the call ends."""

@@ -40,6 +40,7 @@ def submit(call: Call, work: worker_pb2.Submit) -> Stream:
         work.deadline_ms = max(1, int(left * 1000))
     stream = served_of(call).host.submit(work)
     call.on_cancel(stream.cancel)
+    call.works_begun += 1
     return stream
 
 
@@ -48,6 +49,7 @@ async def messages(call: Call, stream: Stream) -> AsyncIterator[worker_pb2.FromW
     async for message in stream:
         if message.HasField("completed"):
             completed = message.completed
+            call.works_counted += 1
             call.usage.prompt_tokens += completed.usage.prompt_tokens
             call.usage.completion_tokens += completed.usage.completion_tokens
             call.usage.cached_tokens += completed.usage.cached_tokens

@@ -77,4 +77,5 @@ class Admit:
         estimate = call.spec.handler.estimate_tokens(call)
         if estimate:
             settle = self._parts.limiter.reserve(principal, role.limits, estimate)
+            call.reserved_tokens = estimate
             call.hold(lambda: settle(call.charged_tokens))

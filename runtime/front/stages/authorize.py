@@ -5,12 +5,16 @@ A model the role may not use is refused in the same way whether it exists or not
 
 from __future__ import annotations
 
+import re
+
 import grpc
 
 from runtime.front.call import Call
 from runtime.front.errors import Refusal
 from runtime.front.spec import Malformed
 from runtime.front.stages.base import Parts
+
+_NAME = re.compile(r"[A-Za-z0-9._+-]{0,64}")
 
 
 class Authorize:
@@ -39,8 +43,12 @@ class Authorize:
             model, version = named
             if model and not role.allows_model(model):
                 raise _denied("MODEL_NOT_ALLOWED", "the policy does not allow this model")
-            # Only what could be a name goes on record.
-            call.model, call.version = model[:64], version[:64]
+            call.model, call.version = _recorded(model), _recorded(version)
+
+
+def _recorded(name: str) -> str:
+    """Return what goes on record: a name, never a text that a client wrote in its place."""
+    return name if _NAME.fullmatch(name) else "(invalid)"
 
 
 def _denied(reason: str, message: str) -> Refusal:

@@ -29,7 +29,7 @@ def entry_of(call: Call, kind: Literal["admitted", "completed", "denied"]) -> by
         bundle_digest=served.digest if served else "",
         policy_digest=call.policy.digest if call.policy else "",
         prompt_tokens=call.usage.prompt_tokens if ended else 0,
-        completion_tokens=call.usage.completion_tokens if ended else 0,
+        completion_tokens=call.known_completion_tokens if ended else 0,
         duration_bucket=duration_bucket(call.elapsed()) if ended else "",
         status=call.code.name if ended else "",
         verdicts=condense_verdicts(call.verdicts),

@@ -1,8 +1,9 @@
 """Stage 7: the rules for what goes out, and the way out itself.
 
-Every message passes the method's out-filter; what the filter releases is committed
-to and sent, the first one only once the `admitted` entry is durable. A client that
-reads slowly slows this loop and nothing else: sending waits for the transport.
+Every message passes the method's out-filter; what the filter releases is sent, the
+first one only once the `admitted` entry is durable, and committed to once the transport
+has taken it. A client that reads slowly slows this loop and nothing else: sending waits
+for the transport.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ class FilterOut:
         try:
             async for message in call.answer:
                 for released in out_filter.feed(message):
+                    await self._deliver(call, released)
+                    # Only now: a message that never left must not be committed to.
                     if committer is not None:
                         for part in call.spec.handler.answer_parts(call, released):
                             committer.add(part)
-                    await self._deliver(call, released)
                 if out_filter.done:
                     break
         finally:
