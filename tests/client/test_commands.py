@@ -183,7 +183,7 @@ async def test_install_promote_and_roll_back_on_a_running_appliance(desk: Desk) 
     back = data(await desk.operate("rollback", "tiny-embed", "--json"))
     assert (back["version"], back["state"]) == ("1.0.0", "live")
     again = await desk.operate("promote", "tiny-embed", "1.1.0")
-    assert "1.1.0 is live after 1 probes passed" in again.stdout
+    assert "1.1.0 is live after 1 probe passed" in again.stdout
     shown = data(await desk.operate("versions", "tiny-embed", "--json"))
     states = {v["version"]: v["state"] for v in shown["models"][0]["versions"]}  # type: ignore[index]
     assert states == {"1.1.0": "live", "1.0.0": "previous"}

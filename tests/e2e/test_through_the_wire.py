@@ -301,6 +301,15 @@ async def test_seed_stop_and_log_probabilities_hold_up_to_the_client(real: Runni
     text, tokens, _ = await text_of(stub, logprobs=True, top_logprobs=5)
     assert tokens
     assert text.encode().startswith(b"".join(token.token for token in tokens))
+    # An alternative could spell what a rule blocks, so where one applies there are none.
+    assert all(not token.alternatives for token in tokens)
+
+
+async def test_five_alternatives_where_no_rule_applies(tmp_path: Path) -> None:
+    policy = POLICY.partition("[[rules]]")[0]
+    async with started(tmp_path / "domain", policy=policy, hosts=worker_hosts(CONFIG)) as running:
+        _, tokens, _ = await text_of(texts(running), logprobs=True, top_logprobs=5)
+    assert tokens
     for token in tokens:
         values = [other.logprob for other in token.alternatives]
         assert len(values) == 5
