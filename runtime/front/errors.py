@@ -16,6 +16,7 @@ from runtime.errors import FailureReason, WorkerGone, WorkFailed
 from runtime.front.failures import known_field, own_words
 from runtime.models.errors import (
     CatalogBusy,
+    ModelExpired,
     ModelNotReady,
     NotPossible,
     ProbesFailed,
@@ -182,6 +183,9 @@ def _of_catalog(error: CasemateError) -> Refusal:
             known = Refusal(code.NOT_FOUND, "UNKNOWN_VERSION", message, field="version")
         case ModelNotReady():
             known = _later("MODEL_NOT_READY", "the model is not ready", error.retry_after_ms)
+        case ModelExpired():
+            message = "the model's signed end of life has passed"
+            known = Refusal(code.FAILED_PRECONDITION, "MODEL_EXPIRED", message, field="model")
         case CatalogBusy():
             message = "another operation on this model is running"
             known = Refusal(code.ABORTED, "MODEL_BUSY", message, retry_after_seconds=2.0)

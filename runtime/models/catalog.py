@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 from casemate.pb.casemate.v1 import model_pb2
 from runtime.models.errors import (
     CatalogBusy,
+    ModelExpired,
     ModelNotReady,
     NotPossible,
     UnknownModel,
@@ -46,6 +47,7 @@ from runtime.store.state import State, VersionRecord
 from runtime.store.store import Store
 from security.bundle.opening import Trust, open_bundle
 from security.errors import CasemateError
+from security.identity.profile import utc_now
 
 _LOG = logging.getLogger("casemate.models")
 _INCOMING_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -141,8 +143,13 @@ class ModelCatalog:
             UnknownModel: no such model.
             UnknownVersion: no such version is loaded.
             ModelNotReady: the model has a live version but it is not loaded yet.
+            ModelExpired: it was not expired when it was loaded, but is now.
         """
-        with self._find(model, version).lease() as served:
+        found = self._find(model, version)
+        expires = found.served.manifest.not_after
+        if expires is not None and utc_now() > expires:
+            raise ModelExpired(found.served.name, found.served.version)
+        with found.lease() as served:
             yield served
 
     def resolve(self, model: str, version: str = "") -> ServedVersion:

@@ -6,6 +6,7 @@
         ├── UnknownVersion       NOT_FOUND: the model has no such version, or it is not loaded
         ├── ModelNotReady        UNAVAILABLE: it will be back; see .retry_after_ms
         ├── CatalogBusy          ABORTED: another operation on this model is running
+        ├── ModelExpired         FAILED_PRECONDITION: the signed end of its life has passed
         ├── NotPossible          FAILED_PRECONDITION: the state does not allow it
         └── ProbesFailed         FAILED_PRECONDITION: the version did not pass; the live one stays
 
@@ -50,6 +51,15 @@ class ModelNotReady(CatalogError):
         super().__init__(f"model {model} is not ready; try again in {retry_after_ms} ms")
         self.model = model
         self.retry_after_ms = retry_after_ms
+
+
+class ModelExpired(CatalogError):
+    """The version's `not_after`, which the signature covers, has passed."""
+
+    def __init__(self, model: str, version: str) -> None:
+        super().__init__(f"model {model} {version} has expired: install a newer version")
+        self.model = model
+        self.version = version
 
 
 class CatalogBusy(CatalogError):

@@ -207,10 +207,14 @@ class Lifecycle:
 
         Without a usable previous version a bundle that does not verify is failed (so
         that it can be installed again), and one whose worker does not start stays
-        live, to be tried at the next start.
+        live, to be tried at the next start. One that has expired is not replaced by an
+        older one: it stays live and is not served.
         """
         name = live.name
         self._report(f"live version {name} {live.version} cannot be used: {error}")
+        if isinstance(error, BundleError) and error.reason == "expired":
+            # Its signer ended its life; that is no reason to serve an older one.
+            return
         previous = self._store.state.in_state(name, State.PREVIOUS)
         if previous is not None:
             try:

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -14,6 +16,7 @@ from casemate.pb.casemate.v1 import model_pb2
 from runtime.models.catalog import CatalogConfig, ModelCatalog
 from runtime.models.errors import (
     CatalogBusy,
+    ModelExpired,
     ModelNotReady,
     NotPossible,
     ProbesFailed,
@@ -36,6 +39,7 @@ PROBE = {
     "tolerance": {"absolute": 0.1, "relative": 0.0},
 }
 PROBES = json.dumps(PROBE).encode() + b"\n"
+END_OF_LIFE = datetime(2099, 1, 1, tzinfo=UTC)
 EPOCHS = {"1.0.0": 1, "1.1.0": 1, "1.2.0": 1, "2.0.0": 2}
 
 
@@ -57,7 +61,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         for version, epoch in EPOCHS.items()
     }
     bare = signed_bundle(folder, model, "tensor", keys=keys, version="3.0.0", security_epoch=2)
-    paths = {version: bundle.path for version, bundle in made.items()} | {"3.0.0": bare.path}
+    ending = signed_bundle(
+        folder, model, "tensor", probes=PROBES, keys=keys, version="1.3.0", not_after=END_OF_LIFE
+    )
+    paths = {version: bundle.path for version, bundle in made.items()}
+    paths |= {"3.0.0": bare.path, "1.3.0": ending.path}
     return Source(folder, bare.trust, paths)
 
 
@@ -265,6 +273,41 @@ async def test_a_damaged_live_version_falls_back_loudly(
     assert site.states() == {"1.0.0": State.LIVE, "1.1.0": State.FAILED}
     assert any("fallback" in event for event in site.events)
     assert any(record.levelname == "ERROR" for record in caplog.records)
+
+
+class _Later(datetime):
+    """A clock that has passed the end of life."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2099, 1, 2, tzinfo=tz)
+
+
+async def test_a_version_that_expires_while_it_is_live_answers_no_more(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site.running() as catalog:
+        await catalog.install(site.incoming("1.3.0"))
+        with catalog.lease(NAME) as served:
+            assert served.version == "1.3.0"
+        monkeypatch.setattr("runtime.models.catalog.utc_now", lambda: _Later.now(UTC))
+        with pytest.raises(ModelExpired, match=r"1\.3\.0 has expired"), catalog.lease(NAME):
+            pytest.fail("an expired version was leased")
+
+
+async def test_an_older_version_does_not_step_in_for_an_expired_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site.running() as catalog:
+        await catalog.install(site.incoming("1.0.0"))
+        await catalog.install(site.incoming("1.3.0"))
+    monkeypatch.setattr("security.bundle.opening.datetime", _Later)
+    async with site.running() as catalog:
+        assert not catalog.ready
+        with pytest.raises(ModelNotReady):
+            catalog.resolve(NAME)
+    assert site.states() == {"1.0.0": State.PREVIOUS, "1.3.0": State.LIVE}
+    assert any("1.3.0 cannot be used" in event for event in site.events)
 
 
 async def test_a_live_version_that_does_not_start_falls_back(site: Site) -> None:
