@@ -1,8 +1,8 @@
 """The engine beside the least that llama.cpp needs: a static batch in a bare C-API loop.
 
 The bare loop prefills all prompts, then decodes one token for each, greedily, until all
-are done; nobody joins or leaves, nothing is detokenized, nobody is told. It is the
-ceiling for a server on the same file and settings. The engine runs closed-loop clients
+are done; nobody joins or leaves, nothing is detokenized, nobody is told. It is a
+baseline for a server on the same file and settings. The engine runs closed-loop clients
 in process, through its public interface. Both alternate in one run, since speed here
 drifts from minute to minute; the ratio of the best rounds is what counts.
 
