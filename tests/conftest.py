@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Before any test imports onnxruntime: its wheel reports home unless told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# A suite started in the background of a shell inherits SIGINT as ignored, and so would
+# every process that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "build" / "models"

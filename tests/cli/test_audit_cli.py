@@ -230,8 +230,6 @@ def test_follow_prints_old_and_new_entries(domain: Path) -> None:
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         bufsize=0,
-        # A suite started in the background of a shell inherits SIGINT as ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     guard = threading.Timer(60, child.kill)
     guard.start()
