@@ -1,0 +1,1 @@
+"""What a run tells: terminal, TensorBoard, history and the HTML report."""
