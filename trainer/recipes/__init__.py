@@ -1,0 +1,1 @@
+"""The ready recipes, as package data; `trainer.recipe.ready` reads them."""
