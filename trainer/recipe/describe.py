@@ -69,7 +69,7 @@ def _explanation(meaning: Meaning, default: Any, value: Any) -> list[str]:
     if meaning.choices:
         text += f" One of: {', '.join(meaning.choices)}."
     limits = [
-        f"{word} {limit:g}"
+        f"{word} {limit:,}" if isinstance(limit, int) else f"{word} {limit:g}"
         for word, limit in (("at least", meaning.minimum), ("at most", meaning.maximum))
         if limit is not None
     ]
@@ -77,4 +77,6 @@ def _explanation(meaning: Meaning, default: Any, value: Any) -> list[str]:
         text += f" ({', '.join(limits)})"
     if value != default:
         text += f" Default: {toml_value(default)}."
-    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="#   ")
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False
+    )

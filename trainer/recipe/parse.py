@@ -31,6 +31,8 @@ PATH_KEYS = frozenset(
 )
 # A recipe is written by hand; a larger file is something else.
 MAX_RECIPE_BYTES = 1 << 20
+# Of a wrong value an error shows no more than this.
+_SHOWN_CHARACTERS = 60
 
 _EXPECTED = {
     int: "a whole number such as 100",
@@ -95,7 +97,11 @@ def parse_recipe(text: str, *, where: str, folder: Path, overrides: Sequence[str
     for word in overrides:
         section, key, value = _from_word(word)
         values.setdefault(section, {})[key] = value
-    return _build(values, where)
+    try:
+        return Recipe(**{name: section_types()[name](**keys) for name, keys in values.items()})
+    except RecipeError as error:
+        place = _place_of(str(error), text, where, overrides)
+        raise RecipeError(f"{place}: {error}") from error
 
 
 @functools.cache
@@ -221,8 +227,10 @@ def _typed(name: str, value: Any, kind: Any, place: str) -> Any:
         return value
     elif kind is float and type(value) is int:
         return float(value)
-    shown = value if isinstance(value, str | int | float) else type(value).__name__
-    raise RecipeError(f"{place}: {name} is {shown!r}; it must be {_EXPECTED[kind]}")
+    shown = repr(value)
+    if len(shown) > _SHOWN_CHARACTERS:
+        shown = shown[:_SHOWN_CHARACTERS] + "…"
+    raise RecipeError(f"{place}: {name} is {shown}; it must be {_EXPECTED[kind]}")
 
 
 def _located(name: str, value: Any, folder: Path) -> Any:
@@ -234,12 +242,15 @@ def _located(name: str, value: Any, folder: Path) -> Any:
     return str(folder / Path(value).expanduser()) if value else value
 
 
-def _build(values: Mapping[str, Mapping[str, Any]], where: str) -> Recipe:
-    try:
-        sections = {section: section_types()[section](**keys) for section, keys in values.items()}
-        return Recipe(**sections)
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from error
+def _place_of(message: str, text: str, where: str, overrides: Sequence[str]) -> str:
+    """Return where the value that a message begins with was given."""
+    named = re.match(r"(\w+)\.(\w+) is ", message)
+    if not named:
+        return where
+    name = f"{named[1]}.{named[2]}"
+    if any(word.partition("=")[0].strip() == name for word in overrides):
+        return f"override {name!r}"
+    return _at(where, _line_of(text, named[1], named[2]))
 
 
 def _unknown(name: str, value: Any) -> str:
