@@ -1,0 +1,179 @@
+"""Records of TSV, CSV, JSONL and Parquet files: named fields with their file and line.
+
+TSV has no quoting: a field ends at a tab, as in GLUE's files. CSV has the quoting of
+RFC 4180. Without `columns` the first line of either is the heading.
+
+What it refuses: lines with another number of fields than the heading, headings with
+a name twice, JSON lines that are not objects, files that are not Parquet.
+
+Invariants:
+- Files are streamed; no more than one line, or one Parquet batch, is in memory.
+- Errors name the file and the line (the row, in Parquet), and hold no field's text.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from trainer.data.files import MAX_LINE_BYTES, DataFile, read_lines
+from trainer.errors import DataError
+
+_PARQUET_BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Record:
+    """One row.
+
+    Attributes:
+        fields: values by name; strings in TSV and CSV, JSON values elsewhere.
+        path: the file.
+        line: the line it begins on, from 1 (the row, in Parquet).
+    """
+
+    fields: Mapping[str, Any]
+    path: Path
+    line: int
+
+    @property
+    def where(self) -> str:
+        """The place for error messages: "file:line"."""
+        return f"{self.path}:{self.line}"
+
+    def field(self, name: str) -> Any:
+        """Return a field's value.
+
+        Raises:
+            DataError: the record has no such field, or it is null.
+        """
+        value = self.fields.get(name)
+        if value is None:
+            raise DataError(
+                f"{self.where}: there is no field {name!r}; this record has "
+                f"{', '.join(map(repr, self.fields)) or 'no field'}"
+            )
+        return value
+
+    def text(self, name: str) -> str:
+        """Return a field that must be a string.
+
+        Raises:
+            DataError: it is missing or something else.
+        """
+        value = self.field(name)
+        if not isinstance(value, str):
+            raise DataError(
+                f"{self.where}: the field {name!r} is of type {type(value).__name__}, not a string"
+            )
+        return value
+
+
+def read_records(
+    files: Sequence[DataFile], columns: Sequence[str] = (), wanted: Sequence[str] = ()
+) -> Iterator[Record]:
+    """Yield the records of all files in order.
+
+    Args:
+        files: TSV, CSV, JSONL and Parquet files.
+        columns: names of the columns of TSV and CSV files without a heading line.
+        wanted: the fields that matter; Parquet reads no other column. Empty is all.
+
+    Raises:
+        DataError: as the module says; also for a file of text or lines, which has
+            no fields.
+    """
+    for file in files:
+        if file.format in ("tsv", "csv"):
+            yield from _tabular(file, tuple(columns))
+        elif file.format == "jsonl":
+            yield from _jsonl(file.path)
+        elif file.format == "parquet":
+            yield from _parquet(file.path, wanted)
+        else:
+            raise DataError(
+                f"{file.path}: plain text has no fields; labelled examples come from "
+                "TSV, CSV, JSONL or Parquet files (set data.format if the name misleads)"
+            )
+
+
+def _tabular(file: DataFile, columns: tuple[str, ...]) -> Iterator[Record]:
+    rows = _tsv_rows(file.path) if file.format == "tsv" else _csv_rows(file.path)
+    names = columns or _heading(file.path, rows)
+    for line, values in rows:
+        if len(values) != len(names):
+            raise DataError(
+                f"{file.path}:{line}: {len(values)} fields where {len(names)} are expected "
+                f"({', '.join(names)})"
+            )
+        yield Record(dict(zip(names, values, strict=True)), file.path, line)
+
+
+def _heading(path: Path, rows: Iterator[tuple[int, list[str]]]) -> tuple[str, ...]:
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{path}: the file holds blank lines only")
+    names = tuple(first[1])
+    if len(set(names)) != len(names):
+        # The names are not repeated here: without a heading they are an example's text.
+        raise DataError(
+            f"{path}:{first[0]}: the heading has a name twice; a file without a heading "
+            "line needs data.columns"
+        )
+    return names
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in read_lines(path):
+        if line:
+            yield number, line.split("\t")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    # The reader needs the line ends back: a quoted field may span lines.
+    reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
+    begin = 1
+    try:
+        for values in reader:
+            if values:
+                yield begin, values
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: this is not CSV: {error}") from error
+
+
+def _jsonl(path: Path) -> Iterator[Record]:
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            column = getattr(error, "colno", 1)
+            # Without the cause: it holds the whole line.
+            raise DataError(f"{path}:{number}: no valid JSON at column {column}") from None
+        if not isinstance(value, dict):
+            raise DataError(f"{path}:{number}: a JSON {type(value).__name__}, not an object")
+        yield Record(value, path, number)
+
+
+def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[Record]:
+    row = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            columns = [name for name in present if name in wanted] if wanted else present
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=columns):
+                for fields in batch.to_pylist():
+                    row += 1
+                    yield Record(fields, path, row)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet after row {row}") from error
