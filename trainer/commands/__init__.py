@@ -1,0 +1,1 @@
+"""The trainer's commands; their modules import nothing heavy before they run."""

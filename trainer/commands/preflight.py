@@ -1,0 +1,65 @@
+"""What can be known to be wrong before anything heavy starts: paths that are not there.
+
+Only looks; reads no file and imports no framework.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trainer.errors import DataError, RecipeError
+from trainer.recipe.parse import LoadedRecipe
+from trainer.recipe.schema import PartsOptions
+
+# A Hugging Face directory has at least this file.
+_CONFIG_FILE = "config.json"
+
+
+def check_recipe(loaded: LoadedRecipe) -> None:
+    """Check that what a recipe refers to is there.
+
+    Raises:
+        DataError: no training data is given, or a path of data is missing.
+        RecipeError: model.source or tokenizer.file is missing, or the recipe is for
+            finetuning and names no model.
+    """
+    recipe = loaded.recipe
+    _check_model(loaded)
+    if recipe.tokenizer.kind == "file" and not recipe.model.source:
+        if not recipe.tokenizer.file:
+            raise RecipeError("tokenizer.kind is 'file'; say which with tokenizer.file=PATH")
+        _readable("tokenizer.file", recipe.tokenizer.file)
+    if not recipe.data.train:
+        raise DataError(
+            "there is nothing to learn from: give data.train=PATH (files or directories, "
+            "separated by commas)"
+        )
+    for key, paths in (
+        ("data.train", recipe.data.train),
+        ("data.validation", recipe.data.validation),
+    ):
+        for path in paths:
+            if not Path(path).exists():
+                raise DataError(f"{key}: there is no file or directory {path}")
+            if not os.access(path, os.R_OK):
+                raise DataError(f"{key}: {path} may not be read by this user")
+
+
+def _check_model(loaded: LoadedRecipe) -> None:
+    source = loaded.recipe.model.source
+    if source:
+        if not Path(source).is_dir():
+            raise RecipeError(f"model.source: there is no directory {source}")
+        if not (Path(source) / _CONFIG_FILE).is_file():
+            raise RecipeError(f"model.source: {source} has no {_CONFIG_FILE}; it is no model")
+    elif loaded.recipe.parts != PartsOptions():
+        raise RecipeError(
+            "[parts] says what to do with a model that is there, but model.source is empty: "
+            f"casemate finetune {loaded.name} --model DIRECTORY"
+        )
+
+
+def _readable(key: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise RecipeError(f"{key}: there is no file {path}")
