@@ -15,11 +15,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.reporting.files import write_whole
 from trainer.reporting.reporter import RunPlan, StepReport, ValidationReport, is_due
 
 HISTORY_FILE = "metrics.jsonl"
@@ -45,12 +45,12 @@ class HistoryReporter:
         plan.folder.mkdir(parents=True, exist_ok=True)
         path = plan.folder / HISTORY_FILE
         kept = [
-            one for one in read_history(path) if plan.first_step and _step(one) <= plan.first_step
+            one for one in read_history(path) if plan.first_step and one["step"] <= plan.first_step
         ]
         # A "finish" before the restored step belongs to a run that is going on after all.
         kept = [one for one in kept if one["kind"] != "finish"]
-        _write_whole(path, "".join(_line(one) for one in kept))
-        _write_whole(
+        write_whole(path, "".join(_line(one) for one in kept))
+        write_whole(
             plan.folder / PLAN_FILE, json.dumps(_plain(plan_to_dict(plan)), indent=1) + "\n"
         )
         self._plan, self._step = plan, plan.first_step
@@ -104,7 +104,11 @@ def read_history(path: Path) -> list[Entry]:
             entry = json.loads(line)
         except ValueError:
             break
-        if not isinstance(entry, dict) or "kind" not in entry or not isinstance(_step(entry), int):
+        if (
+            not isinstance(entry, dict)
+            or "kind" not in entry
+            or not isinstance(entry.get("step"), int)
+        ):
             break
         entries.append(entry)
     return entries
@@ -133,10 +137,6 @@ def plan_from_dict(folder: Path, value: Mapping[str, Any]) -> RunPlan:
         raise ValueError(f"{PLAN_FILE} holds no run plan: {problem}") from problem
 
 
-def _step(entry: Entry) -> Any:
-    return entry.get("step", 0)
-
-
 def _line(entry: Entry) -> str:
     return json.dumps(_plain(entry), ensure_ascii=False, separators=(",", ":")) + "\n"
 
@@ -150,12 +150,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

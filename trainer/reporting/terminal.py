@@ -102,7 +102,7 @@ class TerminalReporter:
                 self._say(Text.assemble((f"{name.replace('_', ' ')}: ", "dim"), shown))
 
     def _smooth(self, loss: float) -> None:
-        if self._loss is None or not math.isfinite(loss):
+        if self._loss is None or not math.isfinite(loss + self._loss):
             self._loss = loss
         else:
             self._loss += _SMOOTHING * (loss - self._loss)
