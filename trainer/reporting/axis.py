@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from trainer.reporting import numbers
 
 # A range of more than this factor is easier to read on a logarithmic axis.
 _LOGARITHMIC_FROM = 25.0
@@ -61,16 +63,22 @@ def value_axis(values: Sequence[float], *, from_zero: bool = False) -> Axis:
     return linear_axis(low, high)
 
 
-def tick_text(axis: Axis, plain: Callable[[float], str]) -> list[str]:
-    """Return the ticks' texts: as many decimals as tell them apart, or `plain` if large."""
+def tick_text(axis: Axis) -> list[str]:
+    """Return the ticks' texts: as many decimals as tell them apart; 20k from 10,000 on."""
     largest = max((abs(tick) for tick in axis.ticks), default=0.0)
     if largest >= 10_000:
-        return [plain(tick) if tick else "0" for tick in axis.ticks]
+        return [_short(tick) for tick in axis.ticks]
     if axis.logarithmic or 0 < largest < 1e-3:
         return [f"{tick:.6g}" for tick in axis.ticks]
     gap = min((b - a for a, b in zip(axis.ticks, axis.ticks[1:], strict=False)), default=1.0)
     decimals = max(0, -math.floor(math.log10(gap) + 1e-9))
     return [f"{tick:,.{decimals}f}" for tick in axis.ticks]
+
+
+def _short(value: float) -> str:
+    text = numbers.count(value)
+    digits, suffix = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + suffix
 
 
 def _round_step(step: float) -> float:

@@ -68,8 +68,8 @@ def line_chart(
         curves,
         across,
         up,
-        across_texts=tick_text(across, numbers.count),
-        up_texts=tick_text(up, numbers.count),
+        across_texts=tick_text(across),
+        up_texts=tick_text(up),
         described=f"{title} over steps {steps[0]:g} to {max(steps):g}: {said}",
     )
     legend = element("span", *(_key(one, points, text) for one, points in shown), class_="legend")
@@ -162,14 +162,20 @@ def _key(one: Series, points: list[Point], text: Callable[[float], str]) -> Mark
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """Return an exponential moving average over about 3% of the points, without bias."""
-    keep = 1 - 1 / max(1.0, 0.03 * len(points))
-    total = weight = 0.0
+    """Return the mean of each point and its neighbours, about 3% of all in reach.
+
+    Windows are centred, so that a steep fall is not drawn late; at the start they shrink
+    on both sides, and at the end they keep their earlier half.
+    """
+    reach = max(1, round(0.015 * len(points)))
+    sums = [0.0]
+    for _, value in points:
+        sums.append(sums[-1] + value)
     result = []
-    for step, value in points:
-        total = keep * total + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        result.append((step, total / weight))
+    for at, (step, _) in enumerate(points):
+        back = min(reach, at)
+        first, last = at - back, min(at + back, len(points) - 1)
+        result.append((step, (sums[last + 1] - sums[first]) / (last + 1 - first)))
     return result
 
 

@@ -63,9 +63,14 @@ def _bar(one: ReliabilityBin) -> Markup:
         f"{numbers.percent(one.accuracy)} right",
     )
     low, high = sorted((one.accuracy, one.confidence))
-    right = _rectangle(left, width, 0.0, one.accuracy, "bar")
-    gap = _rectangle(left, width, low, high, "gap")
-    return element("g", hint, right, gap)
+    height = f"{SPAN * (1 - one.accuracy):.1f}"
+    return element(
+        "g",
+        hint,
+        _rectangle(left, width, 0.0, low, "bar"),
+        _rectangle(left, width, low, high, "gap"),
+        element("path", d=f"M{left + 3:.1f} {height}h{width - 6:.1f}", class_="line tone1"),
+    )
 
 
 def _rectangle(left: float, width: float, low: float, high: float, kind: str) -> Markup:

@@ -47,7 +47,9 @@ p{margin:0 0 12px;max-width:72ch}
 .tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px 16px}
 .tile dt{color:var(--soft);font-size:13px}
 .tile dd{margin:2px 0 0;font-size:22px;font-weight:600;letter-spacing:-.01em;line-height:1.25}
-.tile dd small{display:block;font-size:12.5px;font-weight:400;color:var(--soft);letter-spacing:0}
+.tile dd{white-space:nowrap}
+.tile dd small{display:block;white-space:normal;font-size:12.5px;font-weight:400;
+ color:var(--soft);letter-spacing:0}
 dl{margin:0}
 figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:10px;
  padding:16px 18px 14px;min-width:0;break-inside:avoid}
@@ -60,6 +62,8 @@ figcaption{display:flex;flex-wrap:wrap;gap:2px 18px;justify-content:space-betwee
 .tone1{--tone:var(--tone1)}.tone2{--tone:var(--tone2)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:12px;
  align-items:start}
+.charts.three{grid-template-columns:repeat(auto-fit,minmax(min(100%,290px),1fr))}
+.charts.two>:last-child:nth-child(odd){grid-column:1/-1}
 .charts.first{grid-template-columns:1fr;margin-bottom:12px}
 .plot{display:grid;grid-template:minmax(0,1fr) 22px/46px minmax(0,1fr);height:200px}
 .tall .plot{height:320px}
@@ -76,7 +80,7 @@ figcaption{display:flex;flex-wrap:wrap;gap:2px 18px;justify-content:space-betwee
 .faint{stroke-width:1;opacity:.32}
 .dot{stroke:var(--tone);stroke-width:6;stroke-linecap:round}
 .diagonal{stroke:var(--soft);stroke-width:1;stroke-dasharray:4 4}
-.bar{fill:rgba(var(--tone1-rgb),.75)}.gap{fill:rgba(var(--tone2-rgb),.42)}
+.bar{fill:rgba(var(--tone1-rgb),.5)}.gap{fill:rgba(var(--tone2-rgb),.38)}
 .histogram{display:flex;align-items:flex-end;gap:2px;height:44px;margin:8px 0 0 46px}
 .histogram span{flex:1;background:rgba(var(--tone1-rgb),.4);min-height:1px}
 .axisname{font-size:12px;color:var(--soft);margin:6px 0 0 46px}
@@ -110,7 +114,7 @@ pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate}
 .changed th,.changed td{font-weight:600}
 .changed td::after{content:" •";color:var(--tone2)}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px}
-.above{margin-top:12px}
+.above,.stack>*+*{margin-top:12px}
 ul{margin:0;padding-left:18px}
 footer{margin-top:52px;padding-top:14px;border-top:1px solid var(--rule);color:var(--soft);
  font-size:13px;overflow-wrap:anywhere}

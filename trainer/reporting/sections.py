@@ -18,6 +18,7 @@ from trainer.reporting.run import RunRecord
 
 # Metrics that are shares: shown in percent, on an axis from zero.
 SHARES = ("accuracy", "f1", "recall", "precision", "calibration", "mfu", "match")
+_SMALL_MATRIX = 4
 _NAMES = {
     "f1_macro": "F1 (macro)",
     "f1_micro": "F1 (micro)",
@@ -117,7 +118,9 @@ def curves(run: RunRecord) -> Markup | None:
     best = min(finite, key=lambda one: one[1]) if finite else None
     remark = f"best {best[1]:.4f} after step {best[0]:,.0f}" if best else ""
     losses.append(Series("validation", validated, tone=2, dots=True, remark=remark))
-    first = line_chart("Loss, nats per target", losses, tall=True, text=lambda one: f"{one:.4f}")
+    first = line_chart(
+        "Loss over steps, nats per target", losses, tall=True, text=lambda one: f"{one:.4f}"
+    )
     small = [
         line_chart(
             "Learning rate",
@@ -144,7 +147,9 @@ def curves(run: RunRecord) -> Markup | None:
     if first is None and not shown:
         return None
     above = element("div", first, class_="charts first") if first is not None else None
-    return part("How it went", above, element("div", *shown, class_="charts") if shown else None)
+    # Three fit one row; any other number stands in pairs.
+    kind = "charts three" if len(shown) == 3 else "charts two"
+    return part("How it went", above, element("div", *shown, class_=kind) if shown else None)
 
 
 def _validation_charts(run: RunRecord) -> list[Markup | None]:
@@ -174,29 +179,28 @@ def evaluation(run: RunRecord) -> Markup | None:
         interval = result.intervals.get(name)
         remark = " – ".join(metric_text(name, end) for end in interval) if interval else ""
         rows.append([metric_name(name), metric_text(name, value), remark])
-    figures = table(["figure", "value", "95% interval"], rows, class_="numbers")
-    pictures = [
-        one
-        for one in (
-            element("div", figures, class_="card"),
-            reliability_diagram(result.reliability),
-            confusion_table(result.labels, result.confusion),
-        )
-        if one is not None
-    ]
-    labels = label_table(result.per_label)
-    each = (
-        element(
-            "figure", element("figcaption", element("span", "By label", class_="title")), labels
-        )
-        if labels is not None
-        else None
+    columns = 3 if result.intervals else 2
+    heading = ["figure", "value", "95% interval"][:columns]
+    figures = table(heading, (row[:columns] for row in rows), class_="numbers")
+    matrix = confusion_table(result.labels, result.confusion)
+    # A small matrix stands below the figures, a large one has the whole width.
+    small = len(result.labels) <= _SMALL_MATRIX
+    stack = element(
+        "div", element("div", figures, class_="card"), matrix if small else None, class_="stack"
     )
+    grid = element("div", stack, reliability_diagram(result.reliability), class_="charts")
+    wide = [one for one in (None if small else matrix, _by_label(result)) if one is not None]
+    below = [element("div", one, class_="above") for one in wide]
     notes = [element("p", note, class_="soft") for note in result.notes]
-    below = element("div", each, class_="charts first") if each is not None else None
-    grid = element("div", *pictures, class_="charts")
-    above = element("div", below, class_="above") if below is not None else None
-    return part("Evaluation", element("p", said, class_="soft"), *notes, grid, above)
+    return part("Evaluation", element("p", said, class_="soft"), *notes, grid, *below)
+
+
+def _by_label(result: EvaluationResult) -> Markup | None:
+    rows = label_table(result.per_label)
+    if rows is None:
+        return None
+    caption = element("figcaption", element("span", "By label", class_="title"))
+    return element("figure", caption, rows)
 
 
 def samples(run: RunRecord) -> Markup | None:
@@ -206,7 +210,7 @@ def samples(run: RunRecord) -> Markup | None:
     cards = []
     for one in run.samples:
         caption = element("h3", f"temperature {one.temperature:g}")
-        text = join((element("span", one.prompt, class_="prompt") if one.prompt else "", one.text))
+        text = join((element("span", one.prompt.lstrip("\n"), class_="prompt"), one.text))
         cards.append(element("figure", caption, element("pre", text, dir="auto")))
     said = element("p", "Written by the final weights; a prompt is set in grey.", class_="soft")
     return part("Samples", said, element("div", *cards, class_="samples"))
