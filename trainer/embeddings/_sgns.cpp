@@ -26,6 +26,7 @@ constexpr int MAX_NEGATIVES = 64;
 constexpr int MAX_TARGETS = MAX_NEGATIVES + 1;
 constexpr Py_ssize_t ROW_BLOCK = 16;  // floats; rows are whole numbers of 64 bytes
 constexpr std::int32_t SENTENCE_END = -1;
+constexpr std::int32_t UNKNOWN = -2;  // as if it were not there
 constexpr std::uint32_t ALWAYS = 0xffffffffu;
 constexpr std::uint64_t LOSS_EVERY = 16;  // pairs; a power of two
 
@@ -176,6 +177,7 @@ class Walk {
                 size = 0;
                 continue;
             }
+            if (word == UNKNOWN) continue;
             if (word < 0 || static_cast<std::uint32_t>(word) >= job_.vocabulary) {
                 outcome_.bad_position = i;
                 return outcome_;

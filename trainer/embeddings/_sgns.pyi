@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 def train(
     inputs: NDArray[np.float32],  # [V, D], changed in place
     outputs: NDArray[np.float32],  # [V, D], changed in place
-    words: NDArray[np.int32],  # [N]; -1 ends a sentence
+    words: NDArray[np.int32],  # [N]; -1 ends a sentence, -2 is passed over
     keep: NDArray[np.uint32],  # [V]; a word stays with the chance keep / 2^32; 2^32 - 1 always
     alias: NDArray[np.uint32],  # [V, 2]; threshold and other word of an alias table
     *,
@@ -45,4 +45,3 @@ def measure(
 
 def kernels() -> tuple[str, ...]:
     """Return the kernels that this processor can run, the fastest first."""
-
