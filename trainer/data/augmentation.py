@@ -87,7 +87,12 @@ class Augmenter:
         return pieces
 
     def apply_in_place(
-        self, ids: Ids, begins_word: NDArray[np.bool_], rng: np.random.Generator
+        self,
+        ids: Ids,
+        *,
+        begins_word: NDArray[np.bool_],
+        keep: NDArray[np.bool_],
+        rng: np.random.Generator,
     ) -> Ids:
         """Return a noisy copy of running text, each token where it was.
 
@@ -95,16 +100,17 @@ class Augmenter:
             ids: i64[T].
             begins_word: bool[T], tokens that begin a word; all pieces of a dropped word
                 are replaced.
+            keep: bool[T], tokens that no noise touches: special ones, whitespace.
             rng: where chance comes from.
         """
         options = self.options
         noisy = ids
         if options.word_dropout:
             dropped = _choose_words(begins_word, options.word_dropout, rng)
-            noisy = np.where(dropped, np.int64(self.unknown), noisy)
+            noisy = np.where(dropped & ~keep, np.int64(self.unknown), noisy)
         if options.token_masking:
             hidden = rng.random(ids.size) < options.token_masking
-            noisy = np.where(hidden, np.int64(self.mask), noisy)
+            noisy = np.where(hidden & ~keep, np.int64(self.mask), noisy)
         return noisy
 
 

@@ -88,6 +88,41 @@ class Frame:
         return np.concatenate((_array(self.before), ids, _array(self.after)))
 
 
+@dataclass(frozen=True, slots=True)
+class PairFrame:
+    """The special tokens that a tokenizer puts around two texts in one sequence."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, separator: int | None) -> PairFrame:
+        """Read the frame off the tokenizer's post-processor.
+
+        Args:
+            tokenizer: the tokenizer.
+            separator: stands between the texts if the post-processor puts nothing there.
+        """
+        single = Frame.of(tokenizer)
+        encoding = tokenizer.encode(_PROBE, _PROBE, add_special_tokens=True)
+        inner = encoding.special_tokens_mask[len(single.before) :]
+        inner = inner[: len(inner) - len(single.after)]
+        ids = encoding.ids[len(single.before) :]
+        between = tuple(ids[at] for at, flag in enumerate(inner) if flag)
+        if not between and separator is not None:
+            between = (separator,)
+        return cls(single.before, between, single.after)
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def around(self, first: Ids, second: Ids) -> Ids:
+        """Return i64[len(first) + len(second) + len(self)]."""
+        parts = (_array(self.before), first, _array(self.between), second, _array(self.after))
+        return np.concatenate(parts)
+
+
 def _array(ids: Sequence[int]) -> Ids:
     return np.asarray(ids, dtype=np.int64)
 
