@@ -20,7 +20,7 @@ Invariants:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -252,6 +252,22 @@ class Network(nn.Module, ABC):
     def size(self) -> NetworkSize:
         """Count weights and operations."""
 
+    # -- what finetuning changes -----------------------------------------------------
+
+    @abstractmethod
+    def initialize(self, modules: list[nn.Module]) -> None:
+        """Give modules of this network new weights, from torch's global generator."""
+
+    @abstractmethod
+    def replace_head(self) -> None:
+        """Put a new output layer in place; it is tied no more.
+
+        It has a row for each of `labels`, or, without any, as many as the old one.
+
+        Raises:
+            RecipeError: there is no output layer.
+        """
+
     # -- what is kept --------------------------------------------------------------
 
     @abstractmethod
@@ -269,15 +285,6 @@ class Network(nn.Module, ABC):
         Raises:
             CheckpointError: `state` lacks a weight or has a foreign one.
         """
-
-
-def unique_parameters(modules: Iterator[nn.Module] | list[nn.Module]) -> list[nn.Parameter]:
-    """Return the parameters of several modules, each once."""
-    found: dict[int, nn.Parameter] = {}
-    for module in modules:
-        for parameter in module.parameters():
-            found.setdefault(id(parameter), parameter)
-    return list(found.values())
 
 
 def training_flops(multiplied: int, layers: int, attention_width: int, context: int) -> float:

@@ -1,0 +1,178 @@
+"""Networks from directories whose `model_type` is ours.
+
+They are opened by their config.json and one model.safetensors, whose names and shapes
+must be exactly those of the network. For a task other than the one they were saved for,
+the features (and the layers of a recurrent network) go on and the output layer is new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from trainer.errors import CheckpointError, RecipeError
+from trainer.models import convolution, recurrent, storage, transformer
+from trainer.models.architectures import class_for, first_line
+from trainer.models.convolution import Convolution, ConvolutionConfig
+from trainer.models.decoder import Decoder
+from trainer.models.encoder import Encoder, arrange
+from trainer.models.network import Network
+from trainer.models.parts import add_task_layers
+from trainer.models.recurrent import Recurrent, RecurrentConfig
+from trainer.models.seq2seq import Seq2Seq
+from trainer.models.transformer import Arrangement, TransformerNetwork
+from trainer.recipe.schema import ModelOptions, ObjectiveOptions
+
+_LABELLED = ("classification", "tagging")
+
+
+def load_own(
+    folder: Path,
+    config: dict[str, Any],
+    objective: ObjectiveOptions | None,
+    labels: tuple[str, ...],
+    options: ModelOptions | None,
+) -> Network:
+    """Read a directory of ours; see `load.load_network`.
+
+    Raises:
+        CheckpointError: a format from a later version, or files that do not fit together.
+        RecipeError: a task that the network cannot learn.
+    """
+    if config.get("format") != storage.FORMAT:
+        raise CheckpointError(
+            f"{folder} has format {config.get('format')!r} of {config['model_type']}; this "
+            f"version reads {storage.FORMAT}"
+        )
+    try:
+        network = _as_saved(folder, config)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}/config.json is no configuration of {config['model_type']}: "
+            f"{first_line(error)}"
+        ) from error
+    path = folder / storage.WEIGHTS_FILE
+    with torch.no_grad():
+        rename = network.stored_name if isinstance(network, TransformerNetwork) else str
+        storage.load_exactly(network, storage.read_weights(folder), rename, path)
+    if objective is None:
+        return network
+    return _for_task(network, objective.kind, labels, options)
+
+
+def _as_saved(folder: Path, config: dict[str, Any]) -> Network:
+    """Make the network that a config.json describes, with weights of no meaning."""
+    named = config["id2label"]
+    labels = tuple(str(named[str(index)]) for index in range(len(named)))
+    network: Network
+    kind = config["model_type"]
+    if kind == recurrent.MODEL_TYPE:
+        network = Recurrent(_values(RecurrentConfig, config), labels)
+    elif kind == convolution.MODEL_TYPE:
+        network = Convolution(_values(ConvolutionConfig, config), labels)
+    elif kind == transformer.MODEL_TYPE:
+        stock = dict(config["base"])
+        base = AutoConfig.for_model(stock.pop("model_type"), **stock)
+        arrangement = Arrangement(config["task"], config["pooling"])
+        network = _transformer(config["family"], base, arrangement, labels)
+    else:
+        raise CheckpointError(f"{folder} has the model_type {kind!r}, which no version wrote")
+    add_task_layers(network, int(config["added_task_layers"]))
+    return network
+
+
+def _values(kind: Any, config: dict[str, Any]) -> Any:
+    """Make a configuration of ours; JSON has lists where it has tuples."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    values = {name: config[name] for name in names}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _transformer(
+    family: str, base: Any, arrangement: Arrangement, labels: tuple[str, ...]
+) -> TransformerNetwork:
+    if labels:
+        base.num_labels = len(labels)
+    core = class_for(family, arrangement).from_config(base, trust_remote_code=False)
+    context = getattr(base, "max_position_embeddings", None) or getattr(base, "n_positions", 512)
+    if family == "decoder":
+        return Decoder(core, arrangement, labels=labels, context=context)
+    if family == "seq2seq":
+        return Seq2Seq(core, context=context)
+    return Encoder(core, arrangement, labels=labels, context=context)
+
+
+# -- another task ---------------------------------------------------------------------
+
+
+def _for_task(
+    network: Network, kind: str, labels: tuple[str, ...], options: ModelOptions | None
+) -> Network:
+    """Return the network as a task needs it."""
+    wanted = (labels or network.labels) if kind in _LABELLED else ()
+    if kind in _LABELLED and not wanted:
+        raise RecipeError(f"the network was saved without labels; {kind} needs them")
+    pooling = "first" if options is None else options.pooling
+    if isinstance(network, Recurrent):
+        return _recurrent_for(network, wanted, pooling)
+    if isinstance(network, TransformerNetwork):
+        arrangement = network.arrangement
+        if network.family == "encoder":
+            arrangement = arrange(kind, pooling)
+        elif network.family == "decoder":
+            stock = Arrangement("classification", "stock")
+            arrangement = stock if wanted else Arrangement("language", "none")
+        if arrangement != network.arrangement:
+            return _other_arrangement(network, arrangement, wanted)
+    settle_labels(network, network.labels, wanted)
+    return network
+
+
+def _recurrent_for(network: Recurrent, labels: tuple[str, ...], pooling: str) -> Recurrent:
+    if bool(labels) == bool(network.labels):
+        settle_labels(network, network.labels, labels)
+        return network
+    chosen = ("mean" if pooling == "mean" else "last") if labels else "none"
+    config = dataclasses.replace(
+        network.config, pooling=chosen, cutoffs=None, tie_word_embeddings=False
+    )
+    other = Recurrent(config, labels)
+    other.embedding.load_state_dict(network.embedding.state_dict())
+    other.layers.load_state_dict(network.layers.state_dict())
+    other.context = network.context
+    return other
+
+
+def _other_arrangement(
+    network: TransformerNetwork, arrangement: Arrangement, labels: tuple[str, ...]
+) -> TransformerNetwork:
+    other = _transformer(network.family, network.core.config, arrangement, labels)
+    report = other.base.load_state_dict(network.base.state_dict(), strict=False)
+    lacking = [name for name in report.missing_keys if not name.startswith("pooler.")]
+    if lacking:
+        raise CheckpointError(f"the saved network lacks {lacking[0]}, which the new task needs")
+    return other
+
+
+@torch.no_grad()
+def settle_labels(network: Network, stored: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """Make the output layer fit the labels: keep it, reorder it, or start a new one."""
+    network.labels = wanted
+    unnamed = stored == tuple(f"LABEL_{index}" for index in range(len(wanted)))
+    if stored == wanted or unnamed:
+        return
+    if sorted(stored) != sorted(wanted):
+        network.replace_head()
+        return
+    head = network.output
+    if not isinstance(head, nn.Linear):
+        raise RecipeError("the output layer has no row for each label")
+    order = [stored.index(label) for label in wanted]
+    head.weight.copy_(head.weight[order])
+    if head.bias is not None:
+        head.bias.copy_(head.bias[order])
