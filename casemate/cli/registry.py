@@ -20,7 +20,7 @@ class Entry:
     extra: str | None = None
 
 
-SECTIONS = ("Set up", "Models", "Run", "Ask", "Check")
+SECTIONS = ("Set up", "Train", "Models", "Run", "Ask", "Check")
 
 COMMANDS: dict[str, Entry] = {
     "init": Entry("casemate.cli.init", "Create a trust domain: authority, keys, policy.", "Set up"),
@@ -28,6 +28,15 @@ COMMANDS: dict[str, Entry] = {
         "casemate.cli.identity", "Issue, list and revoke client identities.", "Set up"
     ),
     "rotate": Entry("casemate.cli.rotate", "Renew the server certificate or the roots.", "Set up"),
+    "train": Entry(
+        "trainer.commands.train", "Train a model from text or examples.", "Train", "trainer"
+    ),
+    "finetune": Entry(
+        "trainer.commands.finetune", "Train a model on disk further.", "Train", "trainer"
+    ),
+    "evaluate": Entry(
+        "trainer.commands.evaluate", "Measure a checkpoint on data or a text.", "Train", "trainer"
+    ),
     "bundle": Entry(
         "compiler.commands.bundle", "Create bundles and look inside them.", "Models", "compiler"
     ),

@@ -26,6 +26,14 @@ def describe(recipe: Recipe) -> str:
     return _written(recipe, explained=True)
 
 
+def all_values(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Return every value of a recipe by section and key; JSON types."""
+    return {
+        section: {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        for section, values in dataclasses.asdict(recipe).items()
+    }
+
+
 def _written(recipe: Recipe, *, explained: bool) -> str:
     parts = []
     for section in dataclasses.fields(recipe):

@@ -14,7 +14,7 @@ import json
 from pathlib import PurePath
 from typing import Any
 
-from trainer.recipe.parse import PATH_KEYS
+from trainer.recipe.keys import PATH_KEYS
 from trainer.recipe.schema import Recipe
 
 # Sections and keys that decide nothing of the result but rounding.

@@ -9,26 +9,20 @@ only; nothing here looks whether a path exists, and nothing heavy is imported.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import functools
-import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from trainer.errors import RecipeError
+from trainer.recipe.keys import PATH_KEYS, key_types, section_types
+from trainer.recipe.mistakes import at, line_of, place_of, unknown_key, unknown_section
 from trainer.recipe.ready import ready_names, ready_text
 from trainer.recipe.schema import Recipe
 
-# Values that name files or folders; the only ones whose meaning depends on a place.
-PATH_KEYS = frozenset(
-    {"model.source", "tokenizer.file", "data.train", "data.validation", "data.cache"}
-)
 # A recipe is written by hand; a larger file is something else.
 MAX_RECIPE_BYTES = 1 << 20
 # Of a wrong value an error shows no more than this.
@@ -93,6 +87,29 @@ def parse_recipe(text: str, *, where: str, folder: Path, overrides: Sequence[str
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{where} is no TOML: {error}") from error
+    return recipe_of(document, where=where, folder=folder, overrides=overrides, text=text)
+
+
+def recipe_of(
+    document: Mapping[str, Any],
+    *,
+    where: str,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    text: str = "",
+) -> Recipe:
+    """Build a recipe from values by section and key, as TOML or JSON gives them.
+
+    Args:
+        document: the values; what is missing has its default.
+        where: what errors call it.
+        folder: what relative paths in it are relative to.
+        overrides: as for `load_recipe`.
+        text: the TOML it was read from, to find lines in.
+
+    Raises:
+        RecipeError: as for `load_recipe`.
+    """
     values = _from_document(document, text, where, folder)
     for word in overrides:
         section, key, value = _from_word(word)
@@ -100,22 +117,8 @@ def parse_recipe(text: str, *, where: str, folder: Path, overrides: Sequence[str
     try:
         return Recipe(**{name: section_types()[name](**keys) for name, keys in values.items()})
     except RecipeError as error:
-        place = _place_of(str(error), text, where, overrides)
+        place = place_of(str(error), text, where, overrides)
         raise RecipeError(f"{place}: {error}") from error
-
-
-@functools.cache
-def section_types() -> Mapping[str, type[Any]]:
-    """Return the class of every section of a recipe by its name, in order."""
-    return MappingProxyType(typing.get_type_hints(Recipe))
-
-
-@functools.cache
-def key_types(section: str) -> Mapping[str, Any]:
-    """Return the type of every key of a section by its name, in order."""
-    kind = section_types()[section]
-    hints = typing.get_type_hints(kind)
-    return MappingProxyType({field.name: hints[field.name] for field in dataclasses.fields(kind)})
 
 
 def _read(source: str | Path) -> tuple[str, str, Path, str]:
@@ -161,16 +164,16 @@ def _from_document(
     """Return the values of a TOML document by section and key, of the right types."""
     values: dict[str, dict[str, Any]] = {}
     for section, table in document.items():
-        line = _line_of(text, section, None)
+        line = line_of(text, section, None)
         if section not in section_types():
-            raise RecipeError(f"{_at(where, line)}: {_unknown(section, table)}")
+            raise RecipeError(f"{at(where, line)}: {unknown_section(section, table)}")
         if not isinstance(table, dict):
-            raise RecipeError(f"{_at(where, line)}: {section} is a section; write [{section}]")
+            raise RecipeError(f"{at(where, line)}: {section} is a section; write [{section}]")
         values[section] = {}
         for key, value in table.items():
-            place = _at(where, _line_of(text, section, key))
+            place = at(where, line_of(text, section, key))
             if key not in key_types(section):
-                raise RecipeError(f"{place}: {_unknown_key(section, key)}")
+                raise RecipeError(f"{place}: {unknown_key(section, key)}")
             typed = _typed(f"{section}.{key}", value, key_types(section)[key], place)
             values[section][key] = _located(f"{section}.{key}", typed, folder)
     return values
@@ -187,9 +190,9 @@ def _from_word(word: str) -> tuple[str, str, Any]:
         raise RecipeError(f"{word!r} is no override; write section.key=value, as in run.steps=500")
     section, _, key = name.partition(".")
     if section not in section_types():
-        raise RecipeError(f"{place}: {_unknown(name, None)}")
+        raise RecipeError(f"{place}: {unknown_section(name, None)}")
     if key not in key_types(section):
-        raise RecipeError(f"{place}: {_unknown_key(section, key)}")
+        raise RecipeError(f"{place}: {unknown_key(section, key)}")
     kind = key_types(section)[key]
     value = _typed(name, _plain(raw.strip(), kind), kind, place)
     return section, key, _located(name, value, Path.cwd())
@@ -240,67 +243,3 @@ def _located(name: str, value: Any, folder: Path) -> Any:
     if isinstance(value, tuple):
         return tuple(_located(name, each, folder) for each in value)
     return str(folder / Path(value).expanduser()) if value else value
-
-
-def _place_of(message: str, text: str, where: str, overrides: Sequence[str]) -> str:
-    """Return where the value that a message begins with was given."""
-    named = re.match(r"(\w+)\.(\w+) is ", message)
-    if not named:
-        return where
-    name = f"{named[1]}.{named[2]}"
-    if any(word.partition("=")[0].strip() == name for word in overrides):
-        return f"override {name!r}"
-    return _at(where, _line_of(text, named[1], named[2]))
-
-
-def _unknown(name: str, value: Any) -> str:
-    """Say that there is no such section, and what may have been meant."""
-    sections = section_types()
-    everything = [f"{section}.{key}" for section in sections for key in key_types(section)]
-    last = name.rpartition(".")[2]
-    owners = [each for each in everything if each.endswith(f".{last}")]
-    if owners and not isinstance(value, dict):
-        return f"{name!r} is no key; did you mean {' or '.join(owners)}?"
-    near = difflib.get_close_matches(name, everything if "." in name else sections, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sections)}"
-    return f"there is no section {name.partition('.')[0]!r}; {hint}"
-
-
-def _unknown_key(section: str, key: str) -> str:
-    keys = list(key_types(section))
-    if not key:
-        return f"{section} is a section; it has {', '.join(keys)}"
-    near = difflib.get_close_matches(key, keys, n=1)
-    elsewhere = [name for name in section_types() if key in key_types(name)]
-    if near:
-        hint = f"did you mean {section}.{near[0]}?"
-    elif elsewhere:
-        hint = f"did you mean {' or '.join(f'{name}.{key}' for name in elsewhere)}?"
-    else:
-        hint = f"it has {', '.join(keys)}"
-    return f"there is no {section}.{key}; {hint}"
-
-
-def _at(where: str, line: int | None) -> str:
-    return where if line is None else f"{where}, line {line}"
-
-
-def _line_of(text: str, section: str, key: str | None) -> int | None:
-    """Return the line of a section or of a key, where it is written in the plain way."""
-    current = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        heading = re.match(r"\s*\[\s*([\w.\-\"']+)\s*\]", line)
-        if heading:
-            current = heading[1].strip("\"'")
-            if key is None and current.partition(".")[0] == section:
-                return number
-            continue
-        assigned = re.match(r"\s*([\w.\-]+)\s*=", line)
-        if not assigned:
-            continue
-        full = f"{current}.{assigned[1]}".strip(".")
-        if full == (section if key is None else f"{section}.{key}"):
-            return number
-        if key is None and full.startswith(f"{section}.") and not current:
-            return number
-    return None

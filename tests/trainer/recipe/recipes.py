@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from trainer.errors import RecipeError
+from trainer.recipe.keys import key_types, section_types
 from trainer.recipe.options import Meaning, meaning_of
-from trainer.recipe.parse import key_types, section_types
 from trainer.recipe.schema import Recipe
 
 _TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 
 from tests.trainer.recipe.recipes import recipes
 from trainer.recipe.describe import describe, to_toml, toml_value
+from trainer.recipe.keys import PATH_KEYS
 from trainer.recipe.options import meaning_of
-from trainer.recipe.parse import PATH_KEYS, parse_recipe
+from trainer.recipe.parse import parse_recipe
 from trainer.recipe.schema import Recipe
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainer.recipe.digest import CIRCUMSTANCES, deciding_values, differences, recipe_digest
-from trainer.recipe.parse import key_types, parse_recipe, section_types
+from trainer.recipe.keys import key_types, section_types
+from trainer.recipe.parse import parse_recipe
 from trainer.recipe.schema import Recipe
 
 

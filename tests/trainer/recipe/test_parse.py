@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import RecipeError
-from trainer.recipe.parse import MAX_RECIPE_BYTES, PATH_KEYS, key_types, load_recipe, parse_recipe
+from trainer.recipe.keys import PATH_KEYS, key_types
+from trainer.recipe.parse import MAX_RECIPE_BYTES, load_recipe, parse_recipe
 from trainer.recipe.ready import ready_names
 from trainer.recipe.schema import Recipe
 

@@ -1,0 +1,38 @@
+"""The end of a run for a person: what was reached, where it lies, what to do next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+# Figures of a summary in the order they are shown, with how they are written.
+_FIGURES = (
+    ("steps", "{:,}"),
+    ("seconds", "{:,.1f}"),
+    ("tokens_per_second", "{:,.0f}"),
+    ("loss", "{:.4f}"),
+    ("validation_loss", "{:.4f}"),
+)
+
+
+def render_summary(data: dict[str, Any]) -> None:
+    """Print a run's summary; keys that are missing are left out."""
+    shown = [
+        (key.replace("_", " "), form.format(data[key]))
+        for key, form in _FIGURES
+        if isinstance(data.get(key), int | float)
+    ]
+    metrics = data.get("metrics") or {}
+    shown += [(name.replace("_", " "), figure(value)) for name, value in metrics.items()]
+    shown += [(key, str(data[key])) for key in ("checkpoint", "report") if data.get(key)]
+    width = max((len(key) for key, _ in shown), default=0)
+    for key, value in shown:
+        click.echo(f"{key:<{width}}  {value}")
+    if data.get("checkpoint"):
+        click.echo(f"Sign it with: casemate sign {data['checkpoint']}")
+
+
+def figure(value: Any) -> str:
+    """Return a metric for people: four digits after the point, words as they are."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
