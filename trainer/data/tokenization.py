@@ -1,0 +1,114 @@
+"""One tokenizer, whatever made it: text to ids and back, and the files that hold it.
+
+`Tokenizer` wraps the `tokenizers` library. It reads a Hugging Face directory or a bare
+tokenizer.json, and writes the three files that transformers.AutoTokenizer reads. It
+never truncates and never pads: who packs or batches decides that.
+
+It refuses files that are no tokenizer, loads no code from a directory, and talks to no
+network. Training a new one is in `tokenizer_training`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from trainer.data.special import SpecialTokens
+from trainer.data.tokenizer_files import (
+    TOKENIZER_FILE,
+    read_settings,
+    read_tokenizer,
+    special_tokens,
+    write_settings,
+)
+
+Ids = npt.NDArray[np.int64]
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Args:
+        backend: the tokenizer of the `tokenizers` library; it is changed to neither
+            truncate nor pad.
+        settings: what tokenizer_config.json says: `eos_token` and its like, in the
+            names of transformers.
+
+    Attributes:
+        raw: the wrapped tokenizer, for offsets and words; not to be changed.
+        special: ids of the special tokens.
+        vocabulary_size: number of ids, special tokens included: one above the largest.
+        digest: SHA-256 of the serialized tokenizer, 64 hex digits.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self.raw: tokenizers.Tokenizer = backend
+        self._settings = dict(settings)
+        self.special: SpecialTokens = special_tokens(backend, settings)
+        self.vocabulary_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.digest: str = hashlib.sha256(backend.to_str().encode()).hexdigest()
+
+    def encode(self, text: str, pair: str | None = None, *, special: bool = False) -> Ids:
+        """Return the ids of a text, int64.
+
+        Args:
+            text: what to encode.
+            pair: a second text, for tasks on pairs.
+            special: add what the tokenizer puts around a text, as [CLS] and [SEP].
+        """
+        return np.asarray(
+            self.raw.encode(text, pair, add_special_tokens=special).ids, dtype=np.int64
+        )
+
+    def encode_batch(
+        self, texts: Sequence[str] | Sequence[tuple[str, str]], *, special: bool = False
+    ) -> list[Ids]:
+        """Return the ids of several texts or pairs, on all cores; as `encode`."""
+        encoded = self.raw.encode_batch_fast(list(texts), add_special_tokens=special)
+        return [np.asarray(single.ids, dtype=np.int64) for single in encoded]
+
+    def decode(self, ids: Sequence[int] | Ids, *, skip_special: bool = False) -> str:
+        """Return the text of ids."""
+        text = self.raw.decode([int(token) for token in ids], skip_special_tokens=skip_special)
+        return str(text)
+
+    def token(self, token_id: int) -> str:
+        """Return how the vocabulary writes an id, or an empty text."""
+        return self.raw.id_to_token(int(token_id)) or ""
+
+    def save(self, folder: Path, *, context: int | None = None) -> None:
+        """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+        Args:
+            folder: where; it exists.
+            context: tokens that the model can take, for `model_max_length`.
+        """
+        (folder / TOKENIZER_FILE).write_text(self.raw.to_str(pretty=True), encoding="utf-8")
+        write_settings(folder, self._settings, context)
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Read a Hugging Face directory or a tokenizer.json.
+
+        Raises:
+            DataError: there is none, or it cannot be read.
+        """
+        folder = path if path.is_dir() else path.parent
+        backend = read_tokenizer(path)
+        return cls(backend, read_settings(folder, backend))
+
+    @classmethod
+    def from_str(cls, content: str, settings: Mapping[str, Any]) -> Tokenizer:
+        """Return the tokenizer that a tokenizer.json's content describes."""
+        return cls(tokenizers.Tokenizer.from_str(content), settings)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocabulary_size} ids, {self.digest[:12]})"
