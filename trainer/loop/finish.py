@@ -1,0 +1,149 @@
+"""What happens when the last update is made: export, evaluation, report, summary.
+
+    gather the weights -> final/ (atomic) -> evaluate it as it lies on disk -> report
+
+Invariant: what is evaluated and reported is the checkpoint on disk, read back, and not
+the network in memory. A report that cannot be made is a note, never a failed run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpointing.export import export_checkpoint
+from trainer.checkpointing.record import TrainingRecord
+from trainer.distribution.group import Group
+from trainer.distribution.wrap import full_state
+from trainer.evaluation.checkpoint import evaluate_network
+from trainer.evaluation.result import EvaluationResult
+from trainer.evaluation.samples import sample_texts
+from trainer.loop.assembly import Assembly
+from trainer.loop.training import Progress
+from trainer.models.load import load_network
+from trainer.models.network import Network
+from trainer.recipe.parse import LoadedRecipe
+from trainer.reporting.artifacts import write_evaluation, write_samples
+from trainer.reporting.files import write_whole
+from trainer.reporting.html import render_report
+from trainer.reporting.reporter import Reporter
+
+_GENERATING = ("next-token",)
+
+
+def finish(
+    loaded: LoadedRecipe,
+    output: Path,
+    group: Group,
+    parts: Assembly,
+    progress: Progress,
+    reason: str,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Export, evaluate and report; return the summary. Every rank must call it.
+
+    Args:
+        loaded: the recipe.
+        output: the run folder.
+        group: the ranks.
+        parts: the network, with the weights that are to be exported.
+        progress: how far the run came.
+        reason: why it ended: "done", "early", "time" or "asked".
+        reporter: is told.
+
+    Raises:
+        CheckpointError: the export could not be written.
+    """
+    summary = _figures(progress, reason)
+    if reason == "asked":
+        return summary
+    state = full_state(parts.network)
+    if not group.is_first:
+        return summary
+    reporter.note("exporting the checkpoint")
+    final = export_checkpoint(
+        output / "final",
+        parts.network,
+        state,
+        parts.data.tokenizer,
+        _record(loaded, group, parts, progress, summary),
+    )
+    summary["checkpoint"] = str(final)
+    # Read back: what is measured is what will be shipped.
+    recipe = loaded.recipe
+    network = load_network(
+        final,
+        recipe.objective,
+        parts.data.labels,
+        recipe.model,
+        context=recipe.data.sequence_length,
+    ).to(group.device)
+    if parts.data.validation is not None:
+        reporter.note("evaluating the checkpoint")
+        result = _evaluate(loaded, network, parts, group)
+        write_evaluation(output, result)
+        summary["evaluation"] = {"loss": result.loss, **result.metrics}
+    if recipe.objective.kind in _GENERATING and recipe.evaluation.samples:
+        reporter.note("sampling")
+        samples = sample_texts(
+            network,
+            parts.data.tokenizer,
+            count=recipe.evaluation.samples,
+            max_tokens=recipe.evaluation.sample_tokens,
+            seed=recipe.run.seed,
+        )
+        write_samples(output, samples)
+    return summary
+
+
+def write_summary(output: Path, summary: dict[str, Any], *, html: bool) -> dict[str, Any]:
+    """Draw the report and write summary.json, the last file of a run; return the summary."""
+    if html and summary["finished"]:
+        summary = {**summary, "report": str(render_report(output))}
+    write_whole(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    return summary
+
+
+def _figures(progress: Progress, reason: str) -> dict[str, Any]:
+    seconds = progress.seconds
+    return {
+        "finished": reason != "asked",
+        "reason": reason,
+        "steps": progress.step,
+        "best_step": None if progress.best_loss is None else progress.best_step,
+        "seconds": seconds,
+        "tokens": progress.tokens,
+        "tokens_per_second": progress.tokens / seconds if seconds else 0.0,
+        "loss": progress.train_loss,
+        "validation_loss": progress.best_loss,
+        "metrics": progress.best_metrics,
+    }
+
+
+def _record(
+    loaded: LoadedRecipe,
+    group: Group,
+    parts: Assembly,
+    progress: Progress,
+    summary: dict[str, Any],
+) -> TrainingRecord:
+    recipe = loaded.recipe
+    return TrainingRecord()
+
+
+def _evaluate(
+    loaded: LoadedRecipe, network: Network, parts: Assembly, group: Group
+) -> EvaluationResult:
+    recipe = loaded.recipe
+    if parts.data.validation is None:
+        raise TypeError("there is nothing to evaluate on")
+    return evaluate_network(
+        network,
+        recipe.objective,
+        parts.data.validation,
+        labels=parts.data.labels,
+        bytes_per_token=parts.data.bytes_per_token,
+        device=group.device,
+        sequences=recipe.evaluation.sequences,
+    )

@@ -1,0 +1,247 @@
+"""One run of a recipe, from its first word to its report.
+
+    RUN/recipe.toml         the recipe in full, written first
+    RUN/shards/             tokenized text and the trained tokenizer
+    RUN/checkpoints/        what is kept to resume from
+    RUN/metrics.jsonl       every figure; RUN/tensorboard/ the same for TensorBoard
+    RUN/final/              the checkpoint that the compiler takes; there only when it is whole
+    RUN/report.html         for people
+    RUN/summary.json        written last
+
+What it refuses: to go on with other data than the run began with. Invariants: nothing
+is deleted but checkpoints that the retention policy lets go; `final` is the best
+checkpoint where validation chose one, otherwise the last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpointing.checkpointer import Checkpointer, SavedCheckpoint
+from trainer.data.loader import Loader, Sweep
+from trainer.distribution.environment import Ranks, resolve
+from trainer.distribution.group import Group, connect
+from trainer.errors import CheckpointError
+from trainer.loop.assembly import Assembly, assemble, is_running_text
+from trainer.loop.batches import autocast
+from trainer.loop.devices import choose_device, device_name
+from trainer.loop.finish import finish
+from trainer.loop.interrupts import StopRequest, stop_on_signals
+from trainer.loop.training import RunningTextFigures, Training
+from trainer.loop.update import Updater
+from trainer.recipe.describe import all_values, to_toml
+from trainer.recipe.digest import recipe_digest
+from trainer.recipe.parse import LoadedRecipe
+from trainer.reporting.history import HistoryReporter
+from trainer.reporting.reporter import Reporter, Reporters, RunPlan
+from trainer.reporting.tensorboard import TensorBoardReporter
+from trainer.reporting.terminal import TerminalReporter
+
+# Validation makes no gradients: its passes may take more rows than training's.
+_VALIDATION_ROWS = 32
+
+
+def run(
+    loaded: LoadedRecipe,
+    output: Path,
+    *,
+    quiet: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> dict[str, Any] | None:
+    """Run a recipe, or go on with a run of it that was cut.
+
+    Args:
+        loaded: the recipe.
+        output: the run folder; made if missing.
+        quiet: show no progress.
+        environ: where ranks are looked up; os.environ if None.
+
+    Returns:
+        The summary, JSON values; None on ranks other than the first. `finished` is False
+        where somebody asked the run to stop; the same call goes on from there.
+
+    Raises:
+        RecipeError, DataError: the recipe or the data cannot be used.
+        TrainingError: the run could not go on; what was saved is good.
+    """
+    recipe = loaded.recipe
+    ranks = resolve(os.environ if environ is None else environ)
+    output.mkdir(parents=True, exist_ok=True)
+    if ranks.is_first:
+        (output / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    reporter = make_reporter(loaded, ranks, quiet=quiet)
+    if recipe.model.family == "word-embeddings":
+        from trainer.embeddings.session import train_embeddings
+
+        return train_embeddings(loaded, output, reporter)
+    device = choose_device(recipe.run.device, ranks)
+    needs_group = recipe.distribution.strategy == "fsdp"
+    with (
+        stop_on_signals() as stop,
+        connect(ranks, device, recipe.distribution.failure_seconds, always=needs_group) as group,
+    ):
+        return Session(loaded, output, ranks, group, reporter).run(stop)
+
+
+def make_reporter(loaded: LoadedRecipe, ranks: Ranks, *, quiet: bool) -> Reporter:
+    """Return who is told how the run goes: on the first rank people, elsewhere nobody."""
+    members: list[Reporter] = []
+    if ranks.is_first:
+        members.append(HistoryReporter())
+        if loaded.recipe.report.tensorboard:
+            members.append(TensorBoardReporter())
+        if not quiet:
+            members.append(TerminalReporter())
+    return Reporters(members)
+
+
+class Session:
+    """A run on one rank.
+
+    Args:
+        loaded: the recipe.
+        output: the run folder.
+        ranks: who this process is.
+        group: the ranks, connected.
+        reporter: is told.
+    """
+
+    def __init__(
+        self, loaded: LoadedRecipe, output: Path, ranks: Ranks, group: Group, reporter: Reporter
+    ) -> None:
+        self._loaded = loaded
+        self._recipe = loaded.recipe
+        self._output = output
+        self._ranks = ranks
+        self._group = group
+        self._reporter = reporter
+
+    def run(self, stop: StopRequest) -> dict[str, Any] | None:
+        """Assemble, resume, train, finish."""
+        parts = assemble(self._recipe, self._output, self._ranks, self._group, self._reporter.note)
+        checkpoints = self._output / "checkpoints"
+        with (
+            self._loader(parts) as loader,
+            Checkpointer(
+                checkpoints, self._recipe.checkpoint, self._group, self._recipe
+            ) as checkpointer,
+        ):
+            training = self._training(parts, loader, checkpointer)
+            saved = checkpointer.latest()
+            if saved is not None:
+                self._resume(training, checkpointer, saved, parts)
+            self._reporter.start(self._plan(parts, training.progress.step))
+            summary: dict[str, Any] = {}
+            try:
+                reason = training.run(stop)
+                best = checkpointer.best() if self._recipe.checkpoint.keep_best else None
+                if reason != "asked" and best is not None and best.step != training.progress.step:
+                    checkpointer.restore(best, parts.module, parts.optimizers.parts)
+                summary = finish(
+                    self._loaded,
+                    self._output,
+                    self._group,
+                    parts,
+                    training.progress,
+                    reason,
+                    self._reporter,
+                )
+            finally:
+                self._reporter.finish(summary)
+        return summary if self._group.is_first else None
+
+    def _loader(self, parts: Assembly) -> Loader:
+        return Loader(
+            parts.data.train,
+            sequences=self._recipe.batch.sequences,
+            micro_sequences=parts.micro_sequences,
+            seed=self._recipe.run.seed,
+            rank=self._group.rank,
+            world=self._group.world,
+            pin_memory=self._group.device.type == "cuda",
+        )
+
+    def _training(self, parts: Assembly, loader: Loader, checkpointer: Checkpointer) -> Training:
+        recipe, group = self._recipe, self._group
+        context = autocast(recipe.precision.dtype, group.device)
+        updater = Updater(
+            parts.module,
+            parts.optimizers,
+            loader,
+            group,
+            recipe.optimizer,
+            steps=recipe.run.steps,
+            seed=recipe.run.seed,
+            autocast=context,
+        )
+        sweep = None
+        if parts.data.validation is not None:
+            sweep = Sweep(
+                parts.data.validation,
+                micro_sequences=max(parts.micro_sequences, _VALIDATION_ROWS),
+                rank=group.rank,
+                world=group.world,
+                limit=recipe.evaluation.sequences,
+            )
+        return Training(
+            recipe,
+            module=parts.module,
+            optimizers=parts.optimizers,
+            updater=updater,
+            sweep=sweep,
+            group=group,
+            checkpointer=checkpointer,
+            reporter=self._reporter,
+            autocast=context,
+            figures=RunningTextFigures(
+                applies=is_running_text(recipe),
+                bytes_per_token=parts.data.bytes_per_token,
+                flops_per_token=parts.size.flops_per_token,
+                device_name=device_name(group.device),
+            ),
+            data_fingerprint=parts.data.train.fingerprint,
+        )
+
+    def _resume(
+        self,
+        training: Training,
+        checkpointer: Checkpointer,
+        saved: SavedCheckpoint,
+        parts: Assembly,
+    ) -> None:
+        progress = checkpointer.restore(saved, parts.module, parts.optimizers.parts)
+        if progress["data"] != parts.data.train.fingerprint:
+            raise CheckpointError(
+                f"{saved.folder} was trained on other data than data.train holds now; restore "
+                "the files, or begin a new run in another folder (-o)"
+            )
+        training.resume(progress)
+
+    def _plan(self, parts: Assembly, first_step: int) -> RunPlan:
+        recipe, group = self._recipe, self._group
+        strategy = "ddp" if recipe.distribution.strategy == "auto" else recipe.distribution.strategy
+        return RunPlan(
+            name=self._loaded.name,
+            folder=self._output,
+            steps=recipe.run.steps,
+            first_step=first_step,
+            family=recipe.model.family,
+            objective=recipe.objective.kind,
+            parameters=parts.size.parameters,
+            trainable=parts.size.trainable,
+            device=device_name(group.device),
+            dtype=recipe.precision.dtype,
+            ranks=group.world,
+            strategy="single" if group.world == 1 else strategy,
+            log_every_steps=recipe.report.log_every_steps,
+            tokens_per_step=None,
+            recipe=all_values(recipe),
+            recipe_digest=recipe_digest(recipe),
+            sources=tuple(parts.data.sources),
+            environment={"torch": torch.__version__},
+        )

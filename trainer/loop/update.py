@@ -1,0 +1,164 @@
+"""One update of the weights, from micro-batches to the optimizer's step.
+
+The gradient is that of the mean loss over the targets of the global batch, whatever
+the number of ranks and micro-batches: every micro-batch contributes the gradient of a
+sum, and one division by the global number of targets makes the mean.
+
+Invariant: an update with a loss or gradient that is no number is never applied. It is
+refused on every rank alike, since all of them judge the same all-reduced figures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainer.data.loader import Loader, MicroBatch
+from trainer.distribution.gradients import accumulate, clip_norm, scale_gradients
+from trainer.distribution.group import Group
+from trainer.errors import DivergenceError
+from trainer.loop.batches import Autocast, count_tokens, to_device
+from trainer.loop.randomness import seed_micro_batch
+from trainer.loop.step import StepLoss
+from trainer.optimization.optimizers import Optimizers
+from trainer.optimization.schedule import learning_rate_factor
+from trainer.recipe.schema import OptimizerOptions
+
+# Figures that all ranks add up: total, plain, targets, right ones, tokens, wishes to stop.
+_FIGURES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """Figures of one update, over all ranks.
+
+    Attributes:
+        loss: mean of what is minimized, label smoothing included (nats per target).
+        plain: mean negative log-likelihood (nats per target).
+        accuracy: share of targets predicted right; None where that was not counted.
+        tokens: tokens that were read, padding left out.
+        learning_rate: that was used.
+        gradient_norm: global norm before clipping.
+        stop: whether any rank was asked to stop.
+    """
+
+    loss: float
+    plain: float
+    accuracy: float | None
+    tokens: int
+    learning_rate: float
+    gradient_norm: float
+    stop: bool
+
+
+class Updater:
+    """Makes updates.
+
+    Args:
+        module: a `Step`, as `distribute` returned it.
+        optimizers: over its parameters.
+        loader: the training micro-batches of this rank.
+        group: the ranks.
+        options: clipping and schedule.
+        steps: of the whole run, which the schedule ends with.
+        seed: the recipe's.
+        autocast: makes the context of a forward pass (mixed precision).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: Optimizers,
+        loader: Loader,
+        group: Group,
+        options: OptimizerOptions,
+        *,
+        steps: int,
+        seed: int,
+        autocast: Autocast,
+    ) -> None:
+        self._module = module
+        self._optimizers = optimizers
+        self._loader = loader
+        self._group = group
+        self._options = options
+        self._steps = steps
+        self._seed = seed
+        self._autocast = autocast
+        self._mine = loader.micro_batches // group.world
+
+    def update(self, step: int, *, wants_stop: bool = False) -> UpdateResult:
+        """Make the update number `step` (0 is the first).
+
+        Args:
+            step: updates made before.
+            wants_stop: this rank was asked to stop; all ranks learn of it.
+
+        Raises:
+            DivergenceError: loss or gradient is no number; the weights are untouched.
+            DataError: an item of the batch could not be read.
+        """
+        self._module.train()
+        self._optimizers.zero_grad()
+        # float64 holds sums of a step's losses and counts exactly enough on every device.
+        figures = torch.zeros(
+            _FIGURES + self._loader.micro_batches, dtype=torch.float64, device=self._group.device
+        )
+        figures[5] = float(wants_stop)
+        seen: list[MicroBatch] = []
+        for number, micro in enumerate(self._loader.step(step), start=1):
+            seen.append(micro)
+            with accumulate(self._module, last=number == self._mine):
+                loss = self._forward_backward(step, micro)
+            figures[:4] += torch.stack([part.detach().double() for part in loss])
+            figures[4] += count_tokens(micro.batch)
+            figures[_FIGURES + micro.index] = (~torch.isfinite(loss.total.detach())).double()
+        self._group.sum_(figures)
+        total, plain, targets, right, tokens, stop, *bad = figures.tolist()
+        if any(bad):
+            raise self._diverged(step, bad.index(next(filter(None, bad))), seen)
+        norm = self._scale_and_clip(targets)
+        if not math.isfinite(norm):
+            raise DivergenceError(
+                f"the gradient of step {step + 1} is no number, though its loss is; the weights "
+                "were left as they were. Lower optimizer.learning_rate, or set "
+                "optimizer.clip_norm, and continue from the last checkpoint"
+            )
+        self._optimizers.set_factor(learning_rate_factor(step, self._options, self._steps))
+        self._optimizers.step()
+        divisor = max(targets, 1.0)
+        return UpdateResult(
+            loss=total / divisor,
+            plain=plain / divisor,
+            accuracy=right / divisor if right >= 0 else None,
+            tokens=int(tokens),
+            learning_rate=self._optimizers.learning_rate,
+            gradient_norm=norm,
+            stop=stop > 0,
+        )
+
+    def _forward_backward(self, step: int, micro: MicroBatch) -> StepLoss:
+        seed_micro_batch(self._seed, step, micro.index)
+        batch = to_device(micro.batch, self._group.device)
+        with self._autocast():
+            loss: StepLoss = self._module(batch)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _scale_and_clip(self, targets: float) -> float:
+        """Turn the gradient of the sum into that of the mean and clip it; return its norm."""
+        parameters = list(self._optimizers.parameters())
+        scale_gradients(parameters, 1.0 / max(targets, 1.0))
+        return clip_norm(parameters, self._options.clip_norm)
+
+    def _diverged(self, step: int, index: int, seen: list[MicroBatch]) -> DivergenceError:
+        mine = [micro for micro in seen if micro.index == index]
+        where = f" ({self._loader.where(mine[0])})" if mine else ""
+        return DivergenceError(
+            f"the loss of step {step + 1} is no number in micro-batch {index}{where}; the weights "
+            "were left as they were, and the last checkpoint is good. Look at that data, lower "
+            "optimizer.learning_rate or lengthen optimizer.warmup_steps"
+        )
