@@ -18,7 +18,7 @@ from trainer.models.recurrent import Recurrent, RecurrentConfig
 from trainer.models.seq2seq import build_seq2seq
 
 if TYPE_CHECKING:
-    from trainer.data.tokenization import SpecialTokens
+    from trainer.data.special import SpecialTokens
     from trainer.recipe.schema import ModelOptions, ObjectiveOptions
 
 _LABELLED = ("classification", "tagging")
@@ -68,7 +68,14 @@ def build_network(
             options, vocabulary_size=vocabulary_size, context=context, special=special
         )
     if options.family == "recurrent":
-        return _recurrent(options, objective, vocabulary_size, context, special, named)
+        return _recurrent(
+            options,
+            objective,
+            vocabulary_size=vocabulary_size,
+            context=context,
+            pad=special.pad,
+            labels=named,
+        )
     if options.family == "convolution":
         config = ConvolutionConfig(
             vocab_size=vocabulary_size,
@@ -86,9 +93,10 @@ def build_network(
 def _recurrent(
     options: ModelOptions,
     objective: ObjectiveOptions,
+    *,
     vocabulary_size: int,
     context: int,
-    special: SpecialTokens,
+    pad: int | None,
     labels: tuple[str, ...],
 ) -> Recurrent:
     adaptive = objective.softmax == "adaptive"
@@ -108,7 +116,7 @@ def _recurrent(
         dropout=options.dropout,
         tie_word_embeddings=options.tie_embeddings and not labels and not adaptive,
         max_position_embeddings=context,
-        pad_token_id=special.pad,
+        pad_token_id=pad,
         pooling=pooling,
         cutoffs=objective.cutoffs if adaptive else None,
     )

@@ -59,6 +59,7 @@ class TextConvolutions(nn.Module):
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.sizes = config.kernel_sizes
         self.convolutions = nn.ModuleList(
             nn.Conv1d(config.embedding_size, config.filters, size, padding=size - 1)
             for size in config.kernel_sizes
@@ -68,10 +69,9 @@ class TextConvolutions(nn.Module):
         """Return the largest value of every filter; `real` is bool [B, T]."""
         vectors = (self.embedding(ids) * real[:, :, None]).transpose(1, 2)
         found = []
-        for convolution in self.convolutions:
+        for size, convolution in zip(self.sizes, self.convolutions, strict=True):
             values = torch.relu(convolution(vectors))
             # Output t sees the tokens t - size + 1 ... t; is one of them real?
-            size = convolution.kernel_size[0]
             touched = nn.functional.pad(real.float(), (size - 1, size - 1)).unfold(1, size, 1)
             # Where none is, 0 is never above what ReLU gives elsewhere.
             found.append((values * touched.amax(-1)[:, None, :]).amax(-1))

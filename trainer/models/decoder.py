@@ -43,7 +43,7 @@ from trainer.models.transformer import (
 
 if TYPE_CHECKING:
     from trainer.data.batch import Batch
-    from trainer.data.tokenization import SpecialTokens
+    from trainer.data.special import SpecialTokens
     from trainer.recipe.schema import ModelOptions
 
 # transformers makes no masks for a name that its registry of masks does not have.
@@ -189,7 +189,9 @@ def build_decoder(
             core, Arrangement("classification", "stock"), labels=labels, context=context
         )
     else:
-        network = Decoder(LlamaForCausalLM(config), Arrangement("language", "none"), context=context)
+        network = Decoder(
+            LlamaForCausalLM(config), Arrangement("language", "none"), context=context
+        )
     scale_residual_writers([network.core], shape.layers)
     return network
 

@@ -42,7 +42,7 @@ from trainer.models.transformer import (
 
 if TYPE_CHECKING:
     from trainer.data.batch import Batch
-    from trainer.data.tokenization import SpecialTokens
+    from trainer.data.special import SpecialTokens
     from trainer.recipe.schema import ModelOptions
 
 _STANDARD_DEVIATION = 0.02
@@ -100,8 +100,8 @@ class Encoder(TransformerNetwork):
         pooled = tokens[:, 0]
         if self.arrangement.pooling == "mean":
             pooled = mean_of_tokens(tokens, real)
-        pooled = self.dropout(pooled)
-        return pooled
+        vectors: Tensor = self.dropout(pooled)
+        return vectors
 
     def _inside_documents(
         self, batch: Batch, visible: Tensor, real: Tensor | None

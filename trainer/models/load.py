@@ -30,7 +30,7 @@ from trainer.models.architectures import class_for, family_of, first_line, store
 from trainer.models.decoder import Decoder
 from trainer.models.encoder import POOLING_FOLDER, Encoder, arrange
 from trainer.models.network import Network
-from trainer.models.own import load_own, settle_labels
+from trainer.models.own import for_task, load_own, own_skeleton, settle_labels
 from trainer.models.seq2seq import Seq2Seq
 from trainer.models.transformer import Arrangement, TransformerNetwork
 from trainer.recipe.schema import ModelOptions, ObjectiveOptions
@@ -98,6 +98,28 @@ def load_network(
     if context is not None:
         network.context = context
     return network
+
+
+def skeleton(
+    folder: Path, objective: ObjectiveOptions, labels: tuple[str, ...], options: ModelOptions
+) -> Network:
+    """Make the network that `load_network` would read, with weights of no meaning.
+
+    On torch's meta device this tells its shapes without its memory.
+
+    Raises:
+        RecipeError, CheckpointError: as `load_network`, of config.json alone.
+    """
+    values = storage.read_config(folder)
+    if str(values.get("model_type")).startswith("casemate-"):
+        return for_task(own_skeleton(folder, values), objective.kind, labels, options)
+    config = architectures.stock_config(folder)
+    family = family_of(config)
+    arrangement = _arrange(folder, config, family, objective, options)
+    if labels:
+        config.num_labels = len(labels)
+    core = class_for(family, arrangement).from_config(config, trust_remote_code=False)
+    return _network(family, core, arrangement, labels, _DEFAULT_CONTEXT)
 
 
 def _load_stock(

@@ -21,7 +21,7 @@ from trainer.models.architectures import class_for, first_line
 from trainer.models.convolution import Convolution, ConvolutionConfig
 from trainer.models.decoder import Decoder
 from trainer.models.encoder import Encoder, arrange
-from trainer.models.network import Network
+from trainer.models.network import Network, config_value
 from trainer.models.parts import add_task_layers
 from trainer.models.recurrent import Recurrent, RecurrentConfig
 from trainer.models.seq2seq import Seq2Seq
@@ -44,25 +44,34 @@ def load_own(
         CheckpointError: a format from a later version, or files that do not fit together.
         RecipeError: a task that the network cannot learn.
     """
-    if config.get("format") != storage.FORMAT:
-        raise CheckpointError(
-            f"{folder} has format {config.get('format')!r} of {config['model_type']}; this "
-            f"version reads {storage.FORMAT}"
-        )
-    try:
-        network = _as_saved(folder, config)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder}/config.json is no configuration of {config['model_type']}: "
-            f"{first_line(error)}"
-        ) from error
+    network = own_skeleton(folder, config)
     path = folder / storage.WEIGHTS_FILE
     with torch.no_grad():
         rename = network.stored_name if isinstance(network, TransformerNetwork) else str
         storage.load_exactly(network, storage.read_weights(folder), rename, path)
     if objective is None:
         return network
-    return _for_task(network, objective.kind, labels, options)
+    return for_task(network, objective.kind, labels, options)
+
+
+def own_skeleton(folder: Path, config: dict[str, Any]) -> Network:
+    """Make the network that a config.json of ours describes, with weights of no meaning.
+
+    Raises:
+        CheckpointError: a format from a later version, or no such configuration.
+    """
+    if config.get("format") != storage.FORMAT:
+        raise CheckpointError(
+            f"{folder} has format {config.get('format')!r} of {config['model_type']}; this "
+            f"version reads {storage.FORMAT}"
+        )
+    try:
+        return _as_saved(folder, config)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}/config.json is no configuration of {config['model_type']}: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _as_saved(folder: Path, config: dict[str, Any]) -> Network:
@@ -99,7 +108,7 @@ def _transformer(
     if labels:
         base.num_labels = len(labels)
     core = class_for(family, arrangement).from_config(base, trust_remote_code=False)
-    context = getattr(base, "max_position_embeddings", None) or getattr(base, "n_positions", 512)
+    context = config_value(base, "max_position_embeddings", "n_positions", default=512)
     if family == "decoder":
         return Decoder(core, arrangement, labels=labels, context=context)
     if family == "seq2seq":
@@ -110,7 +119,7 @@ def _transformer(
 # -- another task ---------------------------------------------------------------------
 
 
-def _for_task(
+def for_task(
     network: Network, kind: str, labels: tuple[str, ...], options: ModelOptions | None
 ) -> Network:
     """Return the network as a task needs it."""

@@ -13,8 +13,8 @@ from trainer.models.network import DenseLayer, Network
 from trainer.recipe.schema import PartsOptions
 
 
-def apply_parts(network: Network, options: PartsOptions) -> None:
-    """Change a network in place as a recipe asks.
+def apply_parts(network: Network, options: PartsOptions) -> Network:
+    """Change a network in place as a recipe asks, and return it.
 
     Raises:
         RecipeError: a part that is not there, or nothing left to train.
@@ -27,6 +27,7 @@ def apply_parts(network: Network, options: PartsOptions) -> None:
     freeze_layers(network, options.freeze_layers)
     if not any(p.requires_grad for p in network.parameters()):
         raise RecipeError("every weight is frozen; there is nothing to train")
+    return network
 
 
 def add_task_layers(network: Network, count: int) -> None:

@@ -209,4 +209,3 @@ def _initialize(module: nn.Module) -> None:
             for name, bias in module.named_parameters():
                 if name.startswith("bias_ih"):
                     bias[width : 2 * width].fill_(1.0)
-

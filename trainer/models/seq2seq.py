@@ -25,7 +25,7 @@ from trainer.models.transformer import Arrangement, TransformerNetwork, layers_o
 
 if TYPE_CHECKING:
     from trainer.data.batch import Batch
-    from trainer.data.tokenization import SpecialTokens
+    from trainer.data.special import SpecialTokens
     from trainer.recipe.schema import ModelOptions
 
 
@@ -131,7 +131,9 @@ def build_seq2seq(
             token (which starts the target).
     """
     if special.pad is None:
-        raise RecipeError("an encoder-decoder starts its targets with a padding token; there is none")
+        raise RecipeError(
+            "an encoder-decoder starts its targets with a padding token; there is none"
+        )
     shape = resolve_shape(options)
     config = T5Config(
         vocab_size=vocabulary_size,
