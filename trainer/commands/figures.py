@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import click
@@ -50,12 +49,19 @@ def render_text(data: dict[str, Any]) -> None:
     for token in data["tokens"]:
         shown = "-" if token["logprob"] is None else f"{token['logprob']:.4f}"
         click.echo(f"{shown:>9}  {token['token']!r}")
-    click.echo(
-        f"{data['logprob']:9.4f}  in all ({counted(len(data['tokens']), 'token', 'tokens')})"
-    )
+    click.echo()
+    rows = [
+        (f"{data['measure']} (nats)", data["total_logprob"]),
+        ("tokens scored", data["scored_tokens"]),
+        ("perplexity", data["perplexity"]),
+        ("bits per byte", data["bits_per_byte"]),
+    ]
+    for name, value in rows:
+        if value is not None:
+            click.echo(f"{name:<32}  {figure(value)}")
     if data["next"]:
         click.echo()
         table(
             ["probability", "next"],
-            [[f"{math.exp(each['logprob']):.4f}", repr(each["token"])] for each in data["next"]],
+            [[f"{each['probability']:.4f}", repr(each["token"])] for each in data["next"]],
         )

@@ -14,17 +14,30 @@ _FIGURES = (
     ("loss", "{:.4f}"),
     ("validation_loss", "{:.4f}"),
 )
+_REASONS = {
+    "early": "validation did not get better; the best checkpoint was kept",
+    "time": "the time was up (run.max_minutes)",
+}
 
 
 def render_summary(data: dict[str, Any]) -> None:
     """Print a run's summary; keys that are missing are left out."""
+    if not data.get("finished", True):
+        click.echo(f"stopped after step {data['steps']:,}; the same command goes on from there")
+        return
     shown = [
         (key.replace("_", " "), form.format(data[key]))
         for key, form in _FIGURES
         if isinstance(data.get(key), int | float)
     ]
-    metrics = data.get("metrics") or {}
-    shown += [(name.replace("_", " "), figure(value)) for name, value in metrics.items()]
+    # What the exported checkpoint was measured with, over the whole validation set.
+    metrics = data.get("evaluation") or data.get("metrics") or {}
+    shown += [
+        (name.replace("_", " "), figure(value)) for name, value in metrics.items() if name != "loss"
+    ]
+    reason = _REASONS.get(str(data.get("reason")))
+    if reason is not None:
+        shown.append(("ended", reason))
     shown += [(key, str(data[key])) for key in ("checkpoint", "report") if data.get(key)]
     width = max((len(key) for key, _ in shown), default=0)
     for key, value in shown:

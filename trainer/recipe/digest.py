@@ -25,7 +25,6 @@ CIRCUMSTANCES = frozenset(
         "data.cache",
         "data.shard_tokens",
         "objective.chunk_tokens",
-        "batch.micro_sequences",
         "precision.compile",
         "precision.activation_checkpointing",
         "distribution",
@@ -37,6 +36,9 @@ CIRCUMSTANCES = frozenset(
 )
 # Validation decides only where it may stop the run early.
 _STOPPING = ("evaluation.every_steps", "evaluation.sequences")
+# The other pairs of a forward pass are the negatives of contrastive learning; for every
+# other objective gradients of passes just add up.
+_NEGATIVES = "batch.micro_sequences"
 
 
 def deciding_values(recipe: Recipe) -> dict[str, Any]:
@@ -48,6 +50,8 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
             if section.name in CIRCUMSTANCES or name in CIRCUMSTANCES:
                 continue
             if name in _STOPPING and not recipe.evaluation.patience:
+                continue
+            if name == _NEGATIVES and recipe.objective.kind != "contrastive":
                 continue
             values[name] = _plain(name, value)
     return values

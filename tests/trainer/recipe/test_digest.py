@@ -72,6 +72,11 @@ def test_when_validation_may_stop_a_run_it_decides() -> None:
     assert recipe_digest(changed) != recipe_digest(recipe(*early))
 
 
+def test_passes_decide_where_their_pairs_are_each_others_negatives() -> None:
+    pairs = ("model.family=encoder", "objective.kind=contrastive")
+    assert recipe_digest(recipe(*pairs)) != recipe_digest(recipe(*pairs, "batch.micro_sequences=4"))
+
+
 def test_data_may_move_but_not_change_its_name() -> None:
     here, there = recipe("data.train=/a/x.txt"), recipe("data.train=/b/x.txt")
     assert recipe_digest(here) == recipe_digest(there)
