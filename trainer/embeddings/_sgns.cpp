@@ -246,7 +246,7 @@ class Walk {
             // A NaN must get through: it is what the caller looks for.
             double product = probability[0];
             for (int k = 1; k < pair.count; ++k) {
-                product *= 1.0 - probability[k];
+                product *= probability[k];
                 if (k % 8 == 0) {
                     outcome_.loss -= std::log(product < 1e-300 ? 1e-300 : product);
                     product = 1;
@@ -367,23 +367,22 @@ bool check(const Buffer &inputs, const Buffer &outputs, const Buffer &keep, cons
 // The common part of train and measure: takes the arguments apart, checks them, and works
 // without the interpreter lock.
 PyObject *work(PyObject *arguments, PyObject *named, bool learns) {
-    static const char *train_names[] = {"inputs", "outputs",   "words", "keep", "alias",  "window",
-                                        "negatives", "seed", "kernel", "rate", nullptr};
+    static const char *train_names[] = {"inputs",    "outputs", "words", "keep",   "alias", "window",
+                                        "negatives", "seed",    "rate",  "kernel", nullptr};
+    static const char *measure_names[] = {"inputs", "outputs",   "words", "keep",   "alias",
+                                          "window", "negatives", "seed",  "kernel", nullptr};
     PyObject *inputs_object, *outputs_object, *words_object, *keep_object, *alias_object;
     int window, negatives;
     unsigned long long seed;
-    const char *kernel_name = "";
     float rate = 0;
-    // Measuring takes no rate: the list of names ends before it.
-    static const char *measure_names[] = {"inputs", "outputs",   "words", "keep",   "alias",
-                                          "window", "negatives", "seed",  "kernel", nullptr};
+    const char *kernel_name = "";
     const bool parsed =
         learns ? PyArg_ParseTupleAndKeywords(
-                     arguments, named, "OOOOO$iiKsf:train", const_cast<char **>(train_names),
+                     arguments, named, "OOOOOiiKf|s:train", const_cast<char **>(train_names),
                      &inputs_object, &outputs_object, &words_object, &keep_object, &alias_object,
-                     &window, &negatives, &seed, &kernel_name, &rate)
+                     &window, &negatives, &seed, &rate, &kernel_name)
                : PyArg_ParseTupleAndKeywords(
-                     arguments, named, "OOOOO$iiKs:measure", const_cast<char **>(measure_names),
+                     arguments, named, "OOOOOiiK|s:measure", const_cast<char **>(measure_names),
                      &inputs_object, &outputs_object, &words_object, &keep_object, &alias_object,
                      &window, &negatives, &seed, &kernel_name);
     if (!parsed) return nullptr;

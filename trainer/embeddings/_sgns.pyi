@@ -24,8 +24,8 @@ def train(
     window: int,  # 1 to 64
     negatives: int,  # 1 to 64
     seed: int,  # 64 bits are used
+    rate: float,  # the learning rate of this chunk
     kernel: str = "",  # a name from `kernels`; empty is the fastest
-    rate: float = 0.0,  # the learning rate of this chunk
 ) -> tuple[int, int, float, int]:
     """Train on one chunk; return (words kept, pairs, loss, pairs the loss was summed over)."""
 

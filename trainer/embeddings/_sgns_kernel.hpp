@@ -46,7 +46,8 @@ static inline Eight sigmoid(Eight x) {
 // All products are taken before any row moves: the exact gradient of the pair's loss at
 // one point. `blocks` counts 16 floats; BLOCKS is the same number where it is known when
 // compiling (then the input row and its gradient live in registers), else 0. `gradient`
-// is scratch of one row. The probabilities sigmoid(input . row) are left in `probability`.
+// is scratch of one row. The probabilities of the right answers, sigmoid(input . row) for
+// rows[0] and 1 - sigmoid(input . row) for the others, are left in `probability`.
 template <int BLOCKS>
 static void update(float *input, float *const *rows, int count, int blocks, float rate,
                    float *gradient, float *probability) {
@@ -69,8 +70,9 @@ static void update(float *input, float *const *rows, int count, int blocks, floa
         float value[8];
         __builtin_memcpy(value, &x, sizeof value);
         for (int k = 0; k < here; ++k) {
-            probability[base + k] = value[k];
-            const float step = rate * ((base + k == 0 ? 1.0f : 0.0f) - value[k]);
+            const bool positive = base + k == 0;
+            probability[base + k] = positive ? value[k] : 1.0f - value[k];
+            const float step = rate * ((positive ? 1.0f : 0.0f) - value[k]);
             Vector *row = (Vector *)rows[base + k];
             for (int v = 0; v < vectors; ++v) {
                 const Vector old = row[v];
@@ -82,7 +84,7 @@ static void update(float *input, float *const *rows, int count, int blocks, floa
     for (int v = 0; v < vectors; ++v) in[v] += change[v];
 }
 
-// The probabilities alone; nothing moves.
+// The probabilities of the right answers alone, small ones exact too; nothing moves.
 static void look(const float *input, float *const *rows, int count, int blocks,
                  float *probability) {
     const int vectors = blocks * (16 / SGNS_LANES);
@@ -91,7 +93,7 @@ static void look(const float *input, float *const *rows, int count, int blocks,
         const Vector *row = (const Vector *)rows[k];
         Vector total = in[0] * row[0];
         for (int v = 1; v < vectors; ++v) total += in[v] * row[v];
-        probability[k] = sigmoid(Eight{} + sum(total))[0];
+        probability[k] = sigmoid(Eight{} + (k == 0 ? sum(total) : -sum(total)))[0];
     }
 }
 

@@ -66,8 +66,8 @@ class ShardCorpus:
     def read(self, start: int, stop: int) -> Words:
         """See `Corpus`; a document's first word also ends the sentence before."""
         words = self._meaning[self._shards.read(start, stop)]
-        starts = self._shards.starts(start, stop) - start
-        return np.insert(words, starts[starts > 0], np.int32(SENTENCE_END))
+        begins = self._shards.begins(start, stop) - start
+        return np.insert(words, begins[begins > 0], np.int32(SENTENCE_END))
 
 
 def count_words(corpus: Corpus, vocabulary_size: int) -> tuple[NDArray[np.int64], int]:

@@ -85,6 +85,14 @@ class ChunkReport:
     learning_rate: float
 
 
+def aligned_rows(rows: int, width: int) -> Matrix:
+    """Return zeros f32[rows, width rounded up to 16] that start at a multiple of 64 bytes."""
+    columns = -(-width // _ROW_FLOATS) * _ROW_FLOATS
+    memory = np.zeros(rows * columns + _ROW_FLOATS, dtype=np.float32)
+    skip = (-memory.ctypes.data // 4) % _ROW_FLOATS
+    return memory[skip : skip + rows * columns].reshape(rows, columns)
+
+
 class SkipGram:
     """Two matrices and what trains them.
 
@@ -102,8 +110,8 @@ class SkipGram:
         self._native = load()
         self._keep = keep_thresholds(counts, options.subsample)
         self._alias = alias_table(counts)
-        self._inputs = _aligned(len(counts), options.width)
-        self._outputs = _aligned(len(counts), options.width)
+        self._inputs = aligned_rows(len(counts), options.width)
+        self._outputs = aligned_rows(len(counts), options.width)
         draw = np.random.Generator(np.random.Philox(options.seed))
         # As in word2vec's code: small and even for the inputs, nothing for the outputs.
         self.inputs[:] = (draw.random(self.inputs.shape, dtype=np.float32) - 0.5) / options.width
@@ -277,11 +285,3 @@ def _until_all_end(
 
 def _chunk_seed(seed: int, chunk: int) -> int:
     return int(np.random.SeedSequence((seed, chunk)).generate_state(1, np.uint64)[0])
-
-
-def _aligned(rows: int, width: int) -> Matrix:
-    """Return zeros f32[rows, width rounded up to 16] that start at a multiple of 64 bytes."""
-    columns = -(-width // _ROW_FLOATS) * _ROW_FLOATS
-    memory = np.zeros(rows * columns + _ROW_FLOATS, dtype=np.float32)
-    skip = (-memory.ctypes.data // 4) % _ROW_FLOATS
-    return memory[skip : skip + rows * columns].reshape(rows, columns)
