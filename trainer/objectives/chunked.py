@@ -233,7 +233,7 @@ def _judge(scores: Tensor, targets: Tensor, plan: _Plan, differentiate: bool) ->
     scores.mul_((valid / partition).unsqueeze(1))
     if label_smoothing > 0:
         scores.sub_((valid * (label_smoothing / scores.shape[1])).unsqueeze(1))
-    at_target = (valid * (1 - label_smoothing)).unsqueeze(1)
+    at_target = (valid * (1.0 - label_smoothing)).unsqueeze(1)
     if plan.compiled:
         # A comparison fuses with the rest; a scatter would make a pass of its own.
         classes = torch.arange(scores.shape[1], device=scores.device)
