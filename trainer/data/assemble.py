@@ -28,6 +28,8 @@ from trainer.data.word_marks import WordMarks
 from trainer.errors import RecipeError
 from trainer.recipe.schema import DataOptions, ModelOptions, ObjectiveOptions, Recipe
 
+# Folder of the run that prepared text is kept in, unless data.cache names another.
+SHARDS = "shards"
 # A family that learns each text objective: what evaluation builds a recipe with.
 _FAMILIES = {"next-token": "decoder", "masked": "encoder", "infilling": "seq2seq"}
 
@@ -106,7 +108,7 @@ def _build_text(
     progress: Callable[[str], None],
 ) -> DataBundle:
     _check_augmentation(recipe)
-    prepared = prepare_text(recipe, base_tokenizer, folder, progress)
+    prepared = prepare_text(recipe, base_tokenizer, folder / SHARDS, progress)
     tokenizer = prepared.tokenizer
     windows = _windows(prepared.train, recipe.data, recipe.objective, tokenizer, recipe.run.seed)
     train = _with_objective(windows, recipe.objective, tokenizer, recipe.run.seed)
@@ -118,7 +120,9 @@ def _build_text(
     validation: DataSet | None = None
     measured = windows
     if prepared.validation is not None:
-        measured = _windows(prepared.validation, recipe.data, recipe.objective, tokenizer, None)
+        measured = _windows(
+            prepared.validation, recipe.data, recipe.objective, tokenizer, None, role="validation"
+        )
         validation = _with_objective(measured, recipe.objective, tokenizer, VALIDATION_SEED)
     return DataBundle(
         train=train,
@@ -151,6 +155,8 @@ def _windows(
     objective: ObjectiveOptions,
     tokenizer: Tokenizer,
     seed: int | None,
+    *,
+    role: str = "train",
 ) -> WindowedText:
     return WindowedText(
         shards,
@@ -159,6 +165,7 @@ def _windows(
         boundaries=data.boundaries and objective.kind != "infilling",
         seed=seed,
         end=tokenizer.special.end,
+        role=role,
     )
 
 
@@ -226,5 +233,5 @@ def evaluation_data(
     )
     recipe = Recipe(model=ModelOptions(family=_FAMILIES[kind]), objective=objective, data=whole)
     prepared = prepare_text(recipe, tokenizer, folder, progress)
-    windows = _windows(prepared.train, whole, objective, tokenizer, None)
+    windows = _windows(prepared.train, whole, objective, tokenizer, None, role="evaluation")
     return _with_objective(windows, objective, tokenizer, VALIDATION_SEED)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from trainer.data.files import DataFile
+from trainer.data.records import read_records
+from trainer.errors import DataError
+
+SECRET = "a sentence nobody may see in a log"
+
+
+def rows(
+    path: Path, format: str, columns: tuple[str, ...] = ()
+) -> list[tuple[int, dict[str, Any]]]:
+    return [(row.line, dict(row.fields)) for row in read_records([DataFile(path, format)], columns)]
+
+
+def test_tsv_with_columns_has_no_heading_and_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('"quoted" text\t1\n\nsecond\t0\n')
+    assert rows(path, "tsv", ("text", "label")) == [
+        (1, {"text": '"quoted" text', "label": "1"}),
+        (3, {"text": "second", "label": "0"}),
+    ]
+
+
+def test_csv_fields_may_span_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('class,text\n1,"one,\ntwo"\n2,three\n')
+    assert rows(path, "csv") == [
+        (2, {"class": "1", "text": "one,\ntwo"}),
+        (4, {"class": "2", "text": "three"}),
+    ]
+
+
+def test_jsonl_keeps_types(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": ["a", "b"], "label": 3}\n\n{"text": "c"}\n')
+    assert rows(path, "jsonl") == [(1, {"text": ["a", "b"], "label": 3}), (3, {"text": "c"})]
+
+
+def test_parquet_reads_only_wanted_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": ["one", "two"], "label": [1, 0], "other": [0.5, 0.25]})
+    pyarrow.parquet.write_table(table, path)
+    found = list(read_records([DataFile(path, "parquet")], wanted=["text", "label"]))
+    assert [(row.line, dict(row.fields)) for row in found] == [
+        (1, {"text": "one", "label": 1}),
+        (2, {"text": "two", "label": 0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("format", "content", "message"),
+    [
+        ("tsv", f"text\tlabel\n{SECRET}\n", ":2: 1 fields where 2 are expected"),
+        ("tsv", f"{SECRET}\t{SECRET}\n", ":1: the heading has a name twice"),
+        ("csv", f'text,label\n"{SECRET}', "this is not CSV"),
+        ("tsv", "\n\n", "blank lines only"),
+        ("jsonl", f'{{"text": "{SECRET}"\n', ":1: no valid JSON at column"),
+        ("jsonl", f'{{"text": "x"}}\n["{SECRET}"]\n', ":2: a JSON list, not an object"),
+        ("jsonl", "[" * 100_000 + "\n", ":1: no valid JSON"),
+        ("parquet", SECRET, "cannot be read as Parquet"),
+        ("text", SECRET, "plain text has no fields"),
+    ],
+)
+def test_bad_files_are_refused_without_their_text(
+    tmp_path: Path, format: str, content: str, message: str
+) -> None:
+    path = tmp_path / f"bad.{format}"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        rows(path, format)
+    assert SECRET not in str(error.value)
+    assert SECRET not in repr(error.value.__cause__)
+    assert str(path) in str(error.value)
+
+
+def test_missing_and_mistyped_fields_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": 5, "none": null}\n')
+    (record,) = read_records([DataFile(path, "jsonl")])
+    with pytest.raises(DataError, match=r"a\.jsonl:1: there is no field 'label'.*'text'"):
+        record.field("label")
+    with pytest.raises(DataError, match="there is no field 'none'"):
+        record.field("none")
+    with pytest.raises(DataError, match="of type int, not a string"):
+        record.text("text")
+
+
+def test_a_record_does_not_show_its_fields() -> None:
+    from trainer.data.records import Record
+
+    assert SECRET not in repr(Record({"text": SECRET}, Path("x"), 1))
