@@ -73,7 +73,8 @@ def build_data(
 
     Args:
         recipe: what to learn, and from what.
-        folder: of the run; shards go to `shards` in it unless data.cache says otherwise.
+        folder: of the run; shards and trained tokenizers go to `shards` in it unless
+            data.cache says otherwise.
         base_tokenizer: of the model that is finetuned; None trains or reads one.
         progress: is told what happens, in words without any text of the data.
 
@@ -83,7 +84,7 @@ def build_data(
     """
     kind = recipe.objective.kind
     if kind in LABELLED_TASKS:
-        data = build_labelled(recipe, base_tokenizer, progress)
+        data = build_labelled(recipe, folder / SHARDS, base_tokenizer, progress)
         return DataBundle(
             train=data.train,
             validation=data.validation,

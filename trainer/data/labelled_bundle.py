@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import compress
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 from trainer.data.augmentation import Augmenter
 from trainer.data.examples import PAIR_TASKS, Survey, hold_out, read_examples, survey
 from trainer.data.files import DataFile, describe_file, find_files
+from trainer.data.kept_tokenizer import kept_tokenizer
 from trainer.data.labelled import LabelledExamples
 from trainer.data.tokenization import Tokenizer
-from trainer.data.tokenizer_training import train_tokenizer
+from trainer.data.tokenizer_training import TrainedTokenizer, train_tokenizer
 from trainer.data.tokenizing import load_labelled
 from trainer.errors import DataError, RecipeError
 from trainer.recipe.schema import Recipe
@@ -34,6 +36,8 @@ from trainer.recipe.schema import Recipe
 _DOMINANT_SHARE = 0.9
 # Validation noise, if any, must not depend on the recipe's seed.
 VALIDATION_SEED = 0
+# Goes up when the same texts would give another tokenizer.
+_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +86,16 @@ class _Split:
 
 
 def build_labelled(
-    recipe: Recipe, base_tokenizer: Tokenizer | None, progress: Callable[[str], None]
+    recipe: Recipe,
+    folder: Path,
+    base_tokenizer: Tokenizer | None,
+    progress: Callable[[str], None],
 ) -> LabelledData:
     """Read, check, split and tokenize the labelled examples of a recipe.
 
     Args:
         recipe: its data, tokenizer, augmentation, objective and model sections decide.
+        folder: a tokenizer trained here is kept in it, unless data.cache names another.
         base_tokenizer: of the model that is finetuned; None for a new model.
         progress: is told what happens.
 
@@ -97,7 +105,7 @@ def build_labelled(
     """
     split = _split(recipe)
     labels = _labels(recipe, split)
-    tokenizer, vocabulary = _tokenizer(recipe, split, base_tokenizer, progress)
+    tokenizer, vocabulary = _tokenizer(recipe, folder, split, base_tokenizer, progress)
     task = recipe.objective.kind
     train = load_labelled(
         split.train_files,
@@ -146,6 +154,7 @@ def _labels(recipe: Recipe, split: _Split) -> tuple[str, ...]:
 
 def _tokenizer(
     recipe: Recipe,
+    folder: Path,
     split: _Split,
     base: Tokenizer | None,
     progress: Callable[[str], None],
@@ -156,17 +165,40 @@ def _tokenizer(
         if not recipe.tokenizer.file:
             raise RecipeError("tokenizer.kind is 'file', but tokenizer.file names none")
         return Tokenizer.load(Path(recipe.tokenizer.file)), None
-    progress("training the tokenizer on the training texts")
-    trained = train_tokenizer(recipe.tokenizer, _training_texts(recipe, split), recipe.model.family)
-    return trained.tokenizer, trained.report.to_dict()
+    base_folder = Path(recipe.data.cache) if recipe.data.cache else folder
+
+    def train() -> TrainedTokenizer:
+        progress("training the tokenizer on the training texts")
+        return train_tokenizer(recipe.tokenizer, _TrainingTexts(recipe, split), recipe.model.family)
+
+    return kept_tokenizer(base_folder / _name(recipe, split), train)
 
 
-def _training_texts(recipe: Recipe, split: _Split) -> Iterator[str]:
-    examples = read_examples(split.train_files, recipe.objective.kind, recipe.data)
-    for example in compress(examples, (~split.held_out).tolist()):
-        yield example.text
-        if example.pair:
-            yield example.pair
+def _name(recipe: Recipe, split: _Split) -> str:
+    """Return a name that changes with whatever decides a trained tokenizer."""
+    data = recipe.data
+    fields = (data.text_field, data.pair_field, data.columns, recipe.objective.kind)
+    settings = repr((_VERSION, recipe.model.family, recipe.tokenizer, fields))
+    digest = hashlib.sha256(settings.encode())
+    digest.update(split.seen.digests.astype("<u8").tobytes())
+    digest.update(split.held_out.tobytes())
+    return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class _TrainingTexts:
+    """The texts that are trained on, to be gone over as often as needed."""
+
+    recipe: Recipe
+    split: _Split
+
+    def __iter__(self) -> Iterator[str]:
+        recipe, split = self.recipe, self.split
+        examples = read_examples(split.train_files, recipe.objective.kind, recipe.data)
+        for example in compress(examples, (~split.held_out).tolist()):
+            yield example.text
+            if example.pair:
+                yield example.pair
 
 
 def _validation(

@@ -9,6 +9,7 @@ from tests.trainer.data.tiny import TEXTS, tokenizer, write_jsonl, write_tsv
 from trainer.data.assemble import silent
 from trainer.data.files import describe_file
 from trainer.data.labelled_bundle import LabelledData, build_labelled
+from trainer.data.tokenization import Tokenizer
 from trainer.errors import DataError, RecipeError
 from trainer.recipe.schema import (
     AugmentationOptions,
@@ -46,8 +47,11 @@ def recipe(
     )
 
 
-def build(wanted: Recipe, told: list[str] | None = None) -> LabelledData:
-    return build_labelled(wanted, None, silent if told is None else told.append)
+def build(
+    wanted: Recipe, told: list[str] | None = None, base: Tokenizer | None = None
+) -> LabelledData:
+    folder = Path(wanted.data.train[0]).parent / "shards"
+    return build_labelled(wanted, folder, base, silent if told is None else told.append)
 
 
 def tsv(tmp_path: Path, name: str, content: Sequence[tuple[str, ...]]) -> str:
@@ -140,7 +144,7 @@ def test_a_base_tokenizer_or_a_file_is_used_instead_of_training(tmp_path: Path) 
     base = tokenizer()
     train = tsv(tmp_path, "train", rows(10))
     options = DataOptions(train=(train,), columns=COLUMNS)
-    assert build_labelled(recipe(options), base, silent).tokenizer is base
+    assert build(recipe(options), base=base).tokenizer is base
     base.save(tmp_path)
     from_file = recipe(
         options, tokens=TokenizerOptions(kind="file", file=str(tmp_path / "tokenizer.json"))
@@ -186,3 +190,30 @@ def test_tasks_on_pairs_have_no_labels(tmp_path: Path) -> None:
     assert data.labels == ()
     assert data.report["train"]["labels"] == {}
     assert data.validation is not None
+
+
+def test_a_trained_tokenizer_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    train = tsv(tmp_path, "train", rows(30))
+    wanted = recipe(DataOptions(train=(train,), columns=COLUMNS))
+    told: list[str] = []
+    first = build(wanted, told)
+    assert "training the tokenizer on the training texts" in told
+    told.clear()
+    again = build(wanted, told)
+    assert not any("training the tokenizer" in line for line in told)
+    assert again.tokenizer.digest == first.tokenizer.digest
+    assert again.report == first.report
+    assert again.train.fingerprint == first.train.fingerprint
+
+
+def test_other_texts_or_options_train_another(tmp_path: Path) -> None:
+    train = tsv(tmp_path, "train", rows(30))
+    options = DataOptions(train=(train,), columns=COLUMNS)
+    smaller = TokenizerOptions(kind="wordpiece", vocabulary_size=60, minimum_count=1)
+    build(recipe(options))
+    assert build(recipe(options, tokens=smaller)).tokenizer.vocabulary_size == 60
+    tsv(tmp_path, "train", rows(30, 10))
+    build(recipe(options))
+    kept = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    assert len(kept) == 3
+    assert not any("partial" in name for name in kept)
