@@ -6,18 +6,16 @@ directory. Files are told from overrides by the = in the latter.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from casemate.cli.output import emit, json_option, progress
 from security.errors import UsageError
 from trainer.commands.figures import render_neighbours, render_result, render_text
-from trainer.commands.run_folder import FINAL_FOLDER, RECIPE_FILE, TRAINING_FILE
-from trainer.errors import CheckpointError
+from trainer.commands.run_folder import FINAL_FOLDER, RECIPE_FILE
 
 if TYPE_CHECKING:
     from trainer.recipe.schema import DataOptions
@@ -125,21 +123,19 @@ def _data_options(folder: Path, overrides: Sequence[str]) -> DataOptions | None:
         RecipeError: a key or a value is wrong.
         CheckpointError: the checkpoint's recipe cannot be read.
     """
-    from trainer.recipe.parse import recipe_of
-
     for word in overrides:
         if not word.startswith("data."):
             raise UsageError(f"{word}: only data.KEY=VALUE can be changed here")
     if not overrides:
         return None
-    file = folder / TRAINING_FILE
-    values: dict[str, Any] = {}
-    if file.is_file():
-        try:
-            values = json.loads(file.read_bytes())["recipe"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} holds no recipe; is it damaged?") from error
-    return recipe_of(values, where=str(file), folder=folder, overrides=overrides).data
+
+    from trainer.evaluation.opening import read_recipe
+    from trainer.recipe.describe import all_values
+    from trainer.recipe.parse import recipe_of
+
+    own = read_recipe(folder)
+    values = {} if own is None else all_values(own)
+    return recipe_of(values, where=str(folder), folder=folder, overrides=overrides).data
 
 
 def _on_text(folder: Path, text: str, top_k: int, device: str, as_json: bool) -> None:
