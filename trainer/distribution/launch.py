@@ -27,8 +27,7 @@ from types import FrameType
 from typing import Final
 
 from trainer.distribution.environment import LISTENER, SUPERVISOR
-from trainer.distribution.lines import RESUME_HINT, print_error
-from trainer.distribution.watch import EXIT_LOST
+from trainer.distribution.lines import EXIT_LOST, RESUME_HINT, print_error
 
 _LOOPBACK: Final = "127.0.0.1"
 _POLL_SECONDS: Final = 0.1

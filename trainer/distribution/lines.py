@@ -1,10 +1,15 @@
-"""The one line of an error that is printed outside of the `casemate` command's own path."""
+"""What ranks and their launcher tell people and one another when one of them is lost.
+
+Apart from `watch` and `group`, so that the launcher need not import torch.
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import Final
 
+# sysexits.h EX_TEMPFAIL, of a rank that ends because of another: the command may succeed later.
+EXIT_LOST: Final = 75
 RESUME_HINT: Final = "Run the same command again: it goes on from the last checkpoint."
 
 

@@ -36,10 +36,8 @@ from typing import Any, Final, NoReturn
 from torch._C._distributed_c10d import Store
 
 from trainer.distribution.environment import Ranks
-from trainer.distribution.lines import print_error
+from trainer.distribution.lines import EXIT_LOST, print_error
 
-# sysexits.h EX_TEMPFAIL: the same command may succeed later.
-EXIT_LOST: Final = 75
 _LONGEST_INTERVAL: Final = 1.0
 _BEATS_BEFORE_SILENCE: Final = 5
 # The launcher of one machine sees a death at once and speaks itself.

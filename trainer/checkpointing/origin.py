@@ -1,0 +1,165 @@
+"""Gathers what a `TrainingRecord` says of a run: code, machine, parent, recipe, data.
+
+Nothing here asks git or a network: an installed package has neither. The digest of the
+trainer's source files tells what really ran, edited or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any, Final
+
+import torch
+
+import casemate
+import trainer
+from trainer.checkpointing.files import sha256_file
+from trainer.checkpointing.record import (
+    RECORD_NAME,
+    CodeVersion,
+    Environment,
+    Parent,
+    Source,
+    TrainingRecord,
+)
+from trainer.errors import CheckpointError
+from trainer.recipe.describe import all_values
+from trainer.recipe.digest import recipe_digest
+from trainer.recipe.keys import PATH_KEYS
+from trainer.recipe.schema import Recipe
+
+WEIGHTS_NAME: Final = "model.safetensors"
+_PACKAGES: Final = ("torch", "transformers", "tokenizers", "numpy")
+_SOURCE_SUFFIXES: Final = frozenset({".py", ".cpp", ".toml"})
+
+
+def record_of_run(
+    recipe: Recipe,
+    *,
+    name: str,
+    sources: Sequence[Mapping[str, Any]],
+    data_fingerprint: str,
+    steps: int,
+    metrics: Mapping[str, float],
+    device: torch.device,
+    ranks: int = 1,
+    now: datetime | None = None,
+) -> TrainingRecord:
+    """Return the record of a run that ends now.
+
+    Args:
+        recipe: what was run; its `model.source` is the parent.
+        name: of the recipe.
+        sources: of each file of data: name, sha256, bytes and role ("train", "validation").
+        data_fingerprint: of the training set.
+        steps: updates made.
+        metrics: figures of the validation data, finite.
+        device: where it was computed.
+        ranks: how many processes computed it.
+        now: the time to record; the clock's by default.
+
+    Raises:
+        CheckpointError: the parent's weights cannot be read.
+    """
+    return TrainingRecord(
+        name=name,
+        created=(now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        recipe_digest=recipe_digest(recipe),
+        recipe=_portable(all_values(recipe)),
+        data_fingerprint=data_fingerprint,
+        sources=tuple(
+            Source(PurePath(s["name"]).name, s["sha256"], s["bytes"], s["role"]) for s in sources
+        ),
+        seeds={"run": recipe.run.seed},
+        steps=steps,
+        metrics=dict(metrics),
+        code=code_version(),
+        environment=describe_environment(device, ranks),
+        parent=parent_of(Path(recipe.model.source)) if recipe.model.source else None,
+    )
+
+
+def code_version() -> CodeVersion:
+    """Return the release and the SHA-256 over the trainer's source files.
+
+    The digest is over a line for each file in the order of names, "<sha256>  <name>\\n",
+    as `sha256sum` writes them.
+    """
+    root = Path(trainer.__file__).parent
+    files = sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.suffix in _SOURCE_SUFFIXES and path.is_file()
+    )
+    lines = "".join(f"{sha256_file(root / name)}  {name}\n" for name in files)
+    return CodeVersion(casemate.__version__, hashlib.sha256(lines.encode()).hexdigest())
+
+
+def describe_environment(device: torch.device, ranks: int = 1) -> Environment:
+    """Return what this machine is."""
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else range(0)
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=_cpu_name(),
+        accelerators=tuple(torch.cuda.get_device_name(index) for index in gpus),
+        packages={name: importlib.metadata.version(name) for name in _PACKAGES},
+        ranks=ranks,
+    )
+
+
+def parent_of(folder: Path) -> Parent:
+    """Return the digests of the checkpoint that training starts from.
+
+    Weights in several files (`model.safetensors.index.json`) are digested as one: over
+    lines as in `code_version`.
+
+    Raises:
+        CheckpointError: the folder holds no weights, or they cannot be read.
+    """
+    record = folder / RECORD_NAME
+    try:
+        parts = sorted(path.name for path in folder.glob("*.safetensors"))
+        if WEIGHTS_NAME in parts:
+            weights = sha256_file(folder / WEIGHTS_NAME)
+        elif parts:
+            lines = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in parts)
+            weights = hashlib.sha256(lines.encode()).hexdigest()
+        else:
+            raise CheckpointError(f"{folder} holds no weights (*.safetensors)")
+        return Parent(weights, sha256_file(record) if record.is_file() else None)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _portable(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Reduce paths to their last names: where data lay says something of the machine only."""
+    return {
+        section: {
+            key: _last_names(value) if f"{section}.{key}" in PATH_KEYS else value
+            for key, value in each.items()
+        }
+        for section, each in values.items()
+    }
+
+
+def _last_names(value: Any) -> Any:
+    if isinstance(value, list):
+        return [PurePath(each).name for each in value]
+    return PurePath(value).name
+
+
+def _cpu_name() -> str:
+    """Return the processor's name; Python's own answer is empty on Linux."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
