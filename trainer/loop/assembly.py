@@ -86,6 +86,7 @@ def make_network(recipe: Recipe, data: DataBundle) -> Network:
             data.labels,
             recipe.model,
             context=recipe.data.sequence_length,
+            vocabulary_size=data.tokenizer.vocabulary_size,
         )
     else:
         network = build_network(
@@ -135,7 +136,7 @@ def assemble(
         ranks.local_world,
     )
     network.to(group.device)
-    objective = build_objective(recipe.objective, network)
+    objective = build_objective(recipe.objective, network, compiled=recipe.precision.compile)
     module = distribute(
         Step(network, objective),
         network,

@@ -9,14 +9,16 @@ the network in memory. A report that cannot be made is a note, never a failed ru
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpointing.export import export_checkpoint
+from trainer.checkpointing.origin import record_of_run
 from trainer.checkpointing.record import TrainingRecord
 from trainer.distribution.group import Group
 from trainer.distribution.wrap import full_state
-from trainer.evaluation.checkpoint import evaluate_network
+from trainer.evaluation.network import evaluate_network
 from trainer.evaluation.result import EvaluationResult
 from trainer.evaluation.samples import sample_texts
 from trainer.loop.assembly import Assembly
@@ -33,6 +35,7 @@ _GENERATING = ("next-token",)
 
 
 def finish(
+    *,
     loaded: LoadedRecipe,
     output: Path,
     group: Group,
@@ -67,7 +70,7 @@ def finish(
         parts.network,
         state,
         parts.data.tokenizer,
-        _record(loaded, group, parts, progress, summary),
+        _record(loaded, group, parts, progress),
     )
     summary["checkpoint"] = str(final)
     # Read back: what is measured is what will be shipped.
@@ -92,6 +95,7 @@ def finish(
             count=recipe.evaluation.samples,
             max_tokens=recipe.evaluation.sample_tokens,
             seed=recipe.run.seed,
+            device=group.device,
         )
         write_samples(output, samples)
     return summary
@@ -122,14 +126,23 @@ def _figures(progress: Progress, reason: str) -> dict[str, Any]:
 
 
 def _record(
-    loaded: LoadedRecipe,
-    group: Group,
-    parts: Assembly,
-    progress: Progress,
-    summary: dict[str, Any],
+    loaded: LoadedRecipe, group: Group, parts: Assembly, progress: Progress
 ) -> TrainingRecord:
     recipe = loaded.recipe
-    return TrainingRecord()
+    chosen = recipe.checkpoint.keep_best and progress.best_loss is not None
+    metrics = dict(progress.best_metrics)
+    if progress.best_loss is not None:
+        metrics["validation_loss"] = progress.best_loss
+    return record_of_run(
+        recipe,
+        name=loaded.name,
+        sources=parts.data.sources,
+        data_fingerprint=parts.data.train.fingerprint,
+        steps=progress.best_step if chosen else progress.step,
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+        device=group.device,
+        ranks=group.world,
+    )
 
 
 def _evaluate(

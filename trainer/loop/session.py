@@ -30,13 +30,14 @@ from trainer.errors import CheckpointError
 from trainer.loop.assembly import Assembly, assemble, is_running_text
 from trainer.loop.batches import autocast
 from trainer.loop.devices import choose_device, device_name
-from trainer.loop.finish import finish
+from trainer.loop.finish import finish, write_summary
 from trainer.loop.interrupts import StopRequest, stop_on_signals
 from trainer.loop.training import RunningTextFigures, Training
 from trainer.loop.update import Updater
 from trainer.recipe.describe import all_values, to_toml
 from trainer.recipe.digest import recipe_digest
 from trainer.recipe.parse import LoadedRecipe
+from trainer.reporting.files import write_whole
 from trainer.reporting.history import HistoryReporter
 from trainer.reporting.reporter import Reporter, Reporters, RunPlan
 from trainer.reporting.tensorboard import TensorBoardReporter
@@ -73,7 +74,8 @@ def run(
     ranks = resolve(os.environ if environ is None else environ)
     output.mkdir(parents=True, exist_ok=True)
     if ranks.is_first:
-        (output / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+        # Whole or not at all: the other ranks may be reading it.
+        write_whole(output / "recipe.toml", to_toml(recipe))
     reporter = make_reporter(loaded, ranks, quiet=quiet)
     if recipe.model.family == "word-embeddings":
         from trainer.embeddings.session import train_embeddings
@@ -143,17 +145,19 @@ class Session:
                 if reason != "asked" and best is not None and best.step != training.progress.step:
                     checkpointer.restore(best, parts.module, parts.optimizers.parts)
                 summary = finish(
-                    self._loaded,
-                    self._output,
-                    self._group,
-                    parts,
-                    training.progress,
-                    reason,
-                    self._reporter,
+                    loaded=self._loaded,
+                    output=self._output,
+                    group=self._group,
+                    parts=parts,
+                    progress=training.progress,
+                    reason=reason,
+                    reporter=self._reporter,
                 )
             finally:
                 self._reporter.finish(summary)
-        return summary if self._group.is_first else None
+        if not self._group.is_first:
+            return None
+        return write_summary(self._output, summary, html=self._recipe.report.html)
 
     def _loader(self, parts: Assembly) -> Loader:
         return Loader(

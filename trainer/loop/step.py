@@ -23,13 +23,13 @@ class StepLoss(NamedTuple):
     Attributes:
         total: sum of the loss over the targets; differentiable.
         plain: sum of the negative log-likelihood without label smoothing.
-        count: number of targets.
+        targets: number of targets.
         correct: targets predicted right, or -1 where that was not counted.
     """
 
     total: Tensor
     plain: Tensor
-    count: Tensor
+    targets: Tensor
     correct: Tensor
 
 
