@@ -61,25 +61,31 @@ class Passes:
     Args:
         model: what is trained.
         corpus: the text to train on.
-        words: words in it, those outside of the vocabulary included.
         validation: held-out text, or None.
         states: where states are saved.
         reporter: is told.
+        words: words in the text, those outside of the vocabulary included.
         every_pass: save after each pass, not only at the end.
+
+    Attributes:
+        model: what is trained.
+        chunks: of all passes.
+        words_per_chunk: a mean.
+        progress: how far the run has come.
     """
 
     def __init__(
         self,
         model: SkipGram,
         corpus: Corpus,
-        words: int,
         validation: Corpus | None,
         states: StateFolder,
         reporter: Reporter,
         *,
+        words: int,
         every_pass: bool = True,
     ) -> None:
-        self._model = model
+        self.model = model
         self._corpus = corpus
         self._validation = validation
         self._states = states
@@ -115,18 +121,21 @@ class Passes:
         saved = self._states.latest()
         if saved is None:
             return
-        if saved.inputs.shape != self._model.inputs.shape:
+        if saved.inputs.shape != self.model.inputs.shape:
             raise CheckpointError(
                 f"the saved state has {saved.inputs.shape[0]:,} words of {saved.inputs.shape[1]} "
-                f"floats where {self._model.inputs.shape[0]:,} of {self._model.inputs.shape[1]} "
+                f"floats where {self.model.inputs.shape[0]:,} of {self.model.inputs.shape[1]} "
                 "are expected; begin a new run in another folder"
             )
-        self._model.inputs[:] = saved.inputs
-        self._model.outputs[:] = saved.outputs
+        self.model.inputs[:] = saved.inputs
+        self.model.outputs[:] = saved.outputs
         self.progress = Progress(chunks=saved.chunks, **saved.progress)
 
-    def run(self, limits: Limits) -> None:
+    def run(self, limits: Limits) -> str:
         """Train until the last pass is complete or a limit is reached; then it is saved.
+
+        Returns:
+            Why it ended: "done", "time" or "asked".
 
         Raises:
             DivergenceError: a loss or a weight is no number; what was saved before is good.
@@ -148,18 +157,21 @@ class Passes:
             first = self.progress.chunks
             last = (first // self._in_pass + 1) * self._in_pass
             begun = self.progress.seconds, time.monotonic()
-            self._model.train(self._corpus, first, last, stop=stop, report=report)
-            self._model.check(self._corpus, max(self.progress.chunks - 1, 0))
+            self.model.train(self._corpus, first, last, stop=stop, report=report)
+            self.model.check(self._corpus, max(self.progress.chunks - 1, 0))
             complete = self.progress.chunks == last
             if complete:
                 self._validate()
             if self._every_pass or not complete or self.finished:
                 self._save()
+        if self.finished:
+            return "done"
+        return "asked" if limits.asked() else "time"
 
     def _validate(self) -> None:
         if self._validation is None:
             return
-        loss = self._model.loss(self._validation)
+        loss = self.model.loss(self._validation)
         if math.isnan(loss):
             self._reporter.note("the held-out text holds no two words of the vocabulary")
             return
@@ -172,7 +184,7 @@ class Passes:
     def _save(self) -> None:
         progress: dict[str, Any] = asdict(self.progress)
         chunks = progress.pop("chunks")
-        self._states.save(chunks, self._model.inputs, self._model.outputs, progress)
+        self._states.save(chunks, self.model.inputs, self.model.outputs, progress)
 
     def _step(self, chunk: ChunkReport) -> StepReport:
         now = self.progress.seconds

@@ -66,6 +66,9 @@ class WordVectors:
         Args:
             folder: where; it exists.
             state: not used; part of what every model's `save` takes.
+
+        Raises:
+            OSError: a file could not be written.
         """
         del state
         rows, width = self.inputs.shape
@@ -81,7 +84,11 @@ class WordVectors:
             _INPUTS: np.ascontiguousarray(self.inputs),
             _OUTPUTS: np.ascontiguousarray(self.outputs),
         }
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        try:
+            save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        except SafetensorError as error:
+            # The library reports a full disk as an error of its own.
+            raise OSError(0, str(error)) from error
 
     @classmethod
     def load(cls, folder: Path) -> WordVectors:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.trainer.embeddings.texts import GROUP_WORDS, VOCABULARY, grouped_words
 from trainer.embeddings.corpus import ArrayCorpus, count_words
-from trainer.embeddings.training import CHUNK, SkipGram, SkipGramOptions
+from trainer.embeddings.training import CHUNK, ChunkReport, SkipGram, SkipGramOptions
 from trainer.errors import DivergenceError
 
 OPTIONS = SkipGramOptions(width=20, window=3, negatives=4, subsample=0, passes=2, seed=3)
@@ -79,7 +79,7 @@ def test_measuring_changes_nothing_and_gives_the_same_figure_twice():
 
 def test_each_chunk_is_reported_once_with_its_falling_rate():
     made = model(threads=2)
-    reports: list = []
+    reports: list[ChunkReport] = []
     chunks = made.chunks(CORPUS) * 2
     assert made.chunks(CORPUS) == -(-CORPUS.positions // CHUNK)
     assert made.train(CORPUS, 0, chunks, report=reports.append) == chunks
@@ -95,7 +95,7 @@ def test_each_chunk_is_reported_once_with_its_falling_rate():
 
 def test_a_stop_ends_training_after_the_chunks_that_were_begun():
     made = model()
-    reports: list = []
+    reports: list[ChunkReport] = []
     done = made.train(CORPUS, 0, 6, stop=lambda: len(reports) == 2, report=reports.append)
     assert done == len(reports) < 6
 
@@ -164,6 +164,7 @@ def test_control_c_ends_a_long_training_at_once():
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
+        assert child.stdout is not None
         assert child.stdout.readline() == "1\n"
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=60)
