@@ -3,6 +3,8 @@
 `evaluation.json` is an `EvaluationResult`, `samples.json` a list of texts that the model
 wrote. Samples are the model's own words; a model that memorized can repeat training
 text in them, which is why they lie in the run folder and in the report, never in a log.
+Both are escaped to ASCII: labels and what a model writes need not be text that UTF-8
+can hold.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ SAMPLES_FILE = "samples.json"
 def write_evaluation(run_folder: Path, result: EvaluationResult) -> Path:
     """Write an evaluation into a run folder, whole or not at all; return the file."""
     path = run_folder / EVALUATION_FILE
-    write_whole(path, json.dumps(result.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(result.to_dict(), indent=1) + "\n")
     return path
 
 
@@ -31,7 +33,6 @@ def write_samples(run_folder: Path, samples: Sequence[Sample]) -> Path:
     """Write samples into a run folder, whole or not at all; return the file."""
     path = run_folder / SAMPLES_FILE
     values = [dataclasses.asdict(sample) for sample in samples]
-    # Escaped to ASCII: what a model writes need not be text that UTF-8 can hold.
     write_whole(path, json.dumps(values, indent=1) + "\n")
     return path
 

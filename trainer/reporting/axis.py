@@ -11,6 +11,8 @@ from trainer.reporting import numbers
 # A range of more than this factor is easier to read on a logarithmic axis.
 _LOGARITHMIC_FROM = 25.0
 _WANTED_TICKS = 5
+# Values that differ by less, relative to the largest, differ by rounding only.
+_FLAT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,9 @@ class Axis:
 
 def linear_axis(low: float, high: float, wanted: int = _WANTED_TICKS) -> Axis:
     """Return an axis from tick to tick around a range, with steps of 1, 2 or 5 times 10^n."""
-    if not high > low:
-        spread = abs(low) * 0.1 or 1.0
+    largest = max(abs(low), abs(high))
+    if high - low <= _FLAT * largest or largest == 0:
+        spread = largest * 0.1 or 1.0
         low, high = low - spread, high + spread
     step = _round_step((high - low) / wanted)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -67,7 +70,9 @@ def tick_text(axis: Axis) -> list[str]:
     """Return the ticks' texts: as many decimals as tell them apart; 20k from 10,000 on."""
     largest = max((abs(tick) for tick in axis.ticks), default=0.0)
     if largest >= 10_000:
-        return [_short(tick) for tick in axis.ticks]
+        short = [_short(tick) for tick in axis.ticks]
+        if len(set(short)) == len(short):
+            return short
     if axis.logarithmic or 0 < largest < 1e-3:
         return [f"{tick:.6g}" for tick in axis.ticks]
     gap = min((b - a for a, b in zip(axis.ticks, axis.ticks[1:], strict=False)), default=1.0)

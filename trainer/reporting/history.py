@@ -4,7 +4,8 @@ Lines are appended and flushed, so what was reported is there after a crash; a l
 that a crash tore is dropped on reading and cut off before the next append. A resumed
 run first drops the entries past the restored step, which it is about to make again:
 the file never holds two figures of one step and kind. No training text is in it. Numbers
-that JSON has no name for are the strings "nan", "inf" and "-inf".
+that JSON has no name for are the strings "nan", "inf" and "-inf"; text is escaped to
+ASCII, since a file's name need not be text that UTF-8 can hold.
 
 Entries: {"kind": "start" | "step" | "validation" | "note" | "finish", ...}. Notes carry
 the step they were made after.
@@ -138,7 +139,7 @@ def plan_from_dict(folder: Path, value: Mapping[str, Any]) -> RunPlan:
 
 
 def _line(entry: Entry) -> str:
-    return json.dumps(_plain(entry), ensure_ascii=False, separators=(",", ":")) + "\n"
+    return json.dumps(_plain(entry), separators=(",", ":")) + "\n"
 
 
 def _plain(value: Any) -> Any:
