@@ -29,7 +29,7 @@ from trainer.models import architectures, storage
 from trainer.models.architectures import class_for, family_of, first_line, stored_task
 from trainer.models.decoder import Decoder
 from trainer.models.encoder import POOLING_FOLDER, Encoder, arrange
-from trainer.models.network import Network
+from trainer.models.network import Network, config_value
 from trainer.models.own import for_task, load_own, own_skeleton, settle_labels
 from trainer.models.seq2seq import Seq2Seq
 from trainer.models.transformer import Arrangement, TransformerNetwork
@@ -157,7 +157,8 @@ def _load_stock(
     expected = None
     if config.model_type not in _BUILT_HERE and arrangement.pooling in ("none", "stock"):
         expected = _stock_logits(core, family)
-    network = _network(family, core, arrangement, wanted, context or limit or _DEFAULT_CONTEXT)
+    longest = limit or config_value(config, "n_positions", default=_DEFAULT_CONTEXT)
+    network = _network(family, core, arrangement, wanted, context or longest)
     if expected is not None:
         _require_same(network, expected)
     if stored and not new_head and arrangement.pooling != "mean":
@@ -249,19 +250,18 @@ def _load_core(
             error
         )
     inside = f"{core.base_model_prefix}." if core.base_model is not core else ""
-    for name, found, wanted in report["mismatched_keys"]:
+    mismatched, missing = report["mismatched_keys"], report["missing_keys"]
+    for name in sorted(mismatched):
         if name.startswith(inside) or not new_allowed:
+            wanted = list(core.state_dict()[name].shape)
             raise CheckpointError(
-                f"{folder}: {name} is {list(found)}, and config.json asks for {list(wanted)}"
+                f"{name} in {folder} has another shape than config.json asks for, {wanted}"
             )
-    new = set(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
-    for name in sorted(report["missing_keys"]):
+    for name in sorted(missing):
         # Poolers are left out of checkpoints whose task does not use them.
-        if ("pooler." not in name and name.startswith(inside)) or not new_allowed:
-            if "pooler." in name:
-                continue
+        if "pooler." not in name and (name.startswith(inside) or not new_allowed):
             raise CheckpointError(f"the weights in {folder} lack {name}")
-    return core, new
+    return core, {*missing, *mismatched}
 
 
 def _head_is_new(core: PreTrainedModel, new: set[str]) -> bool:

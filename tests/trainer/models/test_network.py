@@ -106,7 +106,9 @@ def test_greedy_generation_is_what_the_logits_say(kind):
     expected = text[:, -5:]
     assert torch.equal(network.generate(source, 5, 0.0), expected)
     stop = int(expected[0, 2])
-    assert torch.equal(network.generate(source, 5, 0.0, stop=stop), expected[:, : _first(expected, stop)])
+    assert torch.equal(
+        network.generate(source, 5, 0.0, stop=stop), expected[:, : _first(expected, stop)]
+    )
 
 
 def _first(tokens, wanted):
@@ -147,7 +149,9 @@ def test_unknown_part():
         make("lstm").part_parameters("head")
 
 
-@pytest.mark.parametrize("kind", [k for k, v in KINDS.items() if v[1] in ("classification", "contrastive")])
+@pytest.mark.parametrize(
+    "kind", [k for k, v in KINDS.items() if v[1] in ("classification", "contrastive")]
+)
 @settings(max_examples=5, deadline=None)
 @given(padding=st.integers(1, 6))
 def test_padding_does_not_change_a_text(kind, padding):
@@ -206,7 +210,9 @@ def test_packed_masks_leave_padding_out():
         "document_ids": torch.zeros_like(padded),
         "position_ids": torch.arange(13)[None],
     }
-    assert torch.allclose(network.hidden(batch)[:, :10], network.hidden({"input_ids": ids}), atol=1e-5)
+    assert torch.allclose(
+        network.hidden(batch)[:, :10], network.hidden({"input_ids": ids}), atol=1e-5
+    )
 
 
 def test_an_encoder_decoder_refuses_documents():
@@ -217,7 +223,11 @@ def test_an_encoder_decoder_refuses_documents():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_network(kind):
-    first, again, other = make(kind).state_dict(), make(kind).state_dict(), make(kind, 2).state_dict()
+    first, again, other = (
+        make(kind).state_dict(),
+        make(kind).state_dict(),
+        make(kind, 2).state_dict(),
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
