@@ -113,8 +113,10 @@ def _text(file: DataFile, part: Part, by_position: bool) -> Iterator[Document]:
     for line, text in read_pieces(file.path, begin, end):
         if begins and not by_position and not part.has(text):
             return
-        yield Document(text, file, line, begins)
-        begins = False
+        # Empty where the file is a byte order mark and nothing else.
+        if text:
+            yield Document(text, file, line, begins)
+            begins = False
 
 
 def _records(file: DataFile, options: DataOptions, part: Part) -> Iterator[Document]:
