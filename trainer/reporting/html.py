@@ -28,7 +28,7 @@ _PARTS: tuple[tuple[str, Callable[[RunRecord], Markup | None]], ...] = (
     ("curves", sections.curves),
     ("evaluation", sections.evaluation),
     ("samples", sections.samples),
-    ("notes", sections.notes),
+    ("log", sections.log),
     ("recipe", origins.recipe),
     ("data", origins.data),
     ("environment", origins.environment),

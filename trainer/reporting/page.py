@@ -43,10 +43,10 @@ h2{font-size:18px;font-weight:620;letter-spacing:-.01em;margin:44px 0 14px}
 h3{font-size:13px;font-weight:600;color:var(--soft);margin:0 0 6px}
 p{margin:0 0 12px;max-width:72ch}
 .soft{color:var(--soft)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:12px}
 .tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px 16px}
 .tile dt{color:var(--soft);font-size:13px}
-.tile dd{margin:2px 0 0;font-size:22px;font-weight:600;letter-spacing:-.01em;line-height:1.25}
+.tile dd{margin:2px 0 0;font-size:20px;font-weight:600;letter-spacing:-.01em;line-height:1.25}
 .tile dd{white-space:nowrap}
 .tile dd small{display:block;white-space:normal;font-size:12.5px;font-weight:400;
  color:var(--soft);letter-spacing:0}
@@ -120,7 +120,11 @@ footer{margin-top:52px;padding-top:14px;border-top:1px solid var(--rule);color:v
  font-size:13px;overflow-wrap:anywhere}
 @media (max-width:560px){main{padding:28px 14px 40px}h1{font-size:24px}.tall .plot{height:240px}
  .state{margin-left:0;display:table}}
-@media print{body{font-size:11.5px}main{max-width:none;padding:0}
+@media print{:root{--paper:#fff}body{font-size:11px}main{max-width:none;padding:0}
+ table,.title,figcaption,.legend,p,pre,code{font-size:10.5px}
+ tbody td,tbody th{padding:3px 8px 3px 0}
+ .tile dd{font-size:16px}.tile{padding:8px 12px}.sections{columns:3}.section{margin-bottom:12px}
+ .sections tbody td,.sections tbody th{padding:1px 6px 1px 0;border:0}
  h2{margin-top:24px;break-after:avoid}
  .tiles{grid-template-columns:repeat(4,1fr)}.charts{grid-template-columns:1fr 1fr}
  .charts.first{grid-template-columns:1fr}.tall .plot{height:230px}.plot{height:150px}

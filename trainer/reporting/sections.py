@@ -19,6 +19,12 @@ from trainer.reporting.run import RunRecord
 # Metrics that are shares: shown in percent, on an axis from zero.
 SHARES = ("accuracy", "f1", "recall", "precision", "calibration", "mfu", "match")
 _SMALL_MATRIX = 4
+# Why a run ended, as the loop says it: words and tone.
+_ENDINGS = {
+    "early": ("stopped early: no better validation", "good"),
+    "time": ("stopped by run.max_minutes", "good"),
+    "asked": ("stopped when asked", "open"),
+}
 _NAMES = {
     "f1_macro": "F1 (macro)",
     "f1_micro": "F1 (micro)",
@@ -62,10 +68,10 @@ def header(run: RunRecord) -> Markup:
 def _state(run: RunRecord) -> tuple[str, str]:
     if run.summary is None:
         return "not finished", "open"
-    if run.summary.get("error"):
+    # A run that fails ends with an empty summary.
+    if not run.summary or run.summary.get("error"):
         return "ended by an error", "bad"
-    stopped = run.summary.get("stopped")
-    return (str(stopped), "open") if isinstance(stopped, str) and stopped else ("finished", "good")
+    return _ENDINGS.get(str(run.summary.get("reason")), ("finished", "good"))
 
 
 def overview(run: RunRecord) -> Markup | None:
@@ -216,7 +222,7 @@ def samples(run: RunRecord) -> Markup | None:
     return part("Samples", said, element("div", *cards, class_="samples"))
 
 
-def notes(run: RunRecord) -> Markup | None:
+def log(run: RunRecord) -> Markup | None:
     """Return what was noted on the way and what could not be read."""
     lines = [f"Resumed after step {step:,}." for step in run.resumed]
     lines += [f"After step {step:,}: {text}" for step, text in run.notes]
@@ -226,6 +232,6 @@ def notes(run: RunRecord) -> Markup | None:
     if not lines:
         return None
     return part(
-        "Notes",
+        "Log",
         element("div", element("ul", *(element("li", one) for one in lines)), class_="card"),
     )

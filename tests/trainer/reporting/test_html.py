@@ -179,9 +179,11 @@ def test_a_part_that_cannot_be_drawn_costs_only_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("summary", "state"),
     [
-        ({"steps": 50}, "finished"),
-        ({"stopped": "no better validation"}, "no better validation"),
-        ({"error": "the loss is no number"}, "ended by an error"),
+        ({"finished": True, "reason": "done"}, "finished"),
+        ({"finished": True, "reason": "early"}, "no better validation"),
+        ({"finished": True, "reason": "time"}, "stopped by run.max_minutes"),
+        ({"finished": False, "reason": "asked"}, "stopped when asked"),
+        ({}, "ended by an error"),
     ],
 )
 def test_the_state_of_a_run(summary: dict[str, object], state: str, tmp_path: Path) -> None:
