@@ -159,10 +159,15 @@ class SkipGram:
         ending = threading.Event()
         results: queue.SimpleQueue[ChunkReport | BaseException | None] = queue.SimpleQueue()
         numbers = _Shared(iter(range(first, last)))
+        # Threads get two chunks each ahead of what was reported, so that a stop is near.
+        ahead = threading.Semaphore(2 * self.options.threads)
 
         def work() -> None:
             try:
-                while not ending.is_set() and (number := numbers.take()) is not None:
+                while ahead.acquire() and not ending.is_set():
+                    number = numbers.take()
+                    if number is None:
+                        break
                     results.put(self._train_chunk(corpus, number))
             except BaseException as error:
                 # It is raised again where somebody can see it: in the calling thread.
@@ -184,8 +189,10 @@ class SkipGram:
                 report(dataclasses.replace(result, done=done))
                 if stop():
                     ending.set()
+                ahead.release()
         finally:
             ending.set()
+            ahead.release(len(workers))
             for worker in workers:
                 worker.join()
         return done

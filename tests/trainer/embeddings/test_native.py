@@ -60,7 +60,7 @@ def test_every_kernel_does_what_the_reference_does(kernel, width):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("window", "negatives"), [(1, 1), (64, 64), (5, 7), (2, 8), (4, 23)])
 def test_windows_and_negatives_of_every_size(kernel, window, negatives):
-    case = Case(vocabulary=200)
+    case = Case(vocabulary=200, length=45)
     settings = {"window": window, "negatives": negatives, "seed": 3, "rate": 0.05}
     inputs, outputs, *_ = reference.train(case.inputs, case.outputs, *case.tables(), **settings)
     case.train(kernel=kernel, **settings)
