@@ -5,8 +5,9 @@ BPE spells any text and decodes to it exactly; characters do for the characters 
 training; WordPiece and words normalize white space, and have an unknown token.
 
 It refuses a corpus without text, a vocabulary that is larger than the data supports
-(less than 60% of it could be filled) and one that is smaller than its alphabet; both
-errors give the figures. Invariant: the same documents and options give the same tokenizer.
+(less than 60% of it could be filled; for word embeddings the size is only a limit) and one
+that is smaller than its alphabet; both errors give the figures.
+Invariant: the same documents and options give the same tokenizer.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def train_tokenizer(
     wanted = tokenizer.vocabulary_size
     if options.kind != "character":
         wanted = options.vocabulary_size
-        _check_size(options, tokenizer.vocabulary_size)
+        _check_size(options, tokenizer.vocabulary_size, family)
     return TrainedTokenizer(
         tokenizer, measure_vocabulary(tokenizer, texts.sample, wanted=wanted, measured_on="train")
     )
@@ -194,14 +195,15 @@ def _frame(raw: tokenizers.Tokenizer, names: SpecialNames) -> None:
     )
 
 
-def _check_size(options: TokenizerOptions, reached: int) -> None:
+def _check_size(options: TokenizerOptions, reached: int, family: str) -> None:
     wanted = options.vocabulary_size
     if reached > wanted:
         raise RecipeError(
             f"tokenizer.vocabulary_size is {wanted}, smaller than the alphabet of this corpus "
             f"with the special tokens ({reached}); set it to {reached} or more"
         )
-    if reached < SMALLEST_SHARE * wanted:
+    # Word embeddings take every word that is frequent enough; the size is only a limit.
+    if family != "word-embeddings" and reached < SMALLEST_SHARE * wanted:
         raise DataError(
             f"tokenizer.vocabulary_size is {wanted}, but this corpus supports only {reached} "
             f"entries that occur {options.minimum_count} times or more; set it to {reached} or "

@@ -16,11 +16,13 @@ from trainer.data.loader import Loader, MicroBatch, Sweep
 from trainer.errors import DataError, RecipeError
 
 
-def items_of_step(dataset: DataSet, step: int, world: int, **sizes: int) -> list[list[object]]:
+def items_of_step(dataset: DataSet, step: int, world: int) -> list[list[object]]:
     """Return the items of each micro-batch of a step, gathered over all ranks."""
     gathered: dict[int, list[object]] = {}
     for rank in range(world):
-        with Loader(dataset, seed=5, rank=rank, world=world, **sizes) as loader:
+        with Loader(
+            dataset, sequences=12, micro_sequences=3, seed=5, rank=rank, world=world
+        ) as loader:
             for micro in loader.step(step):
                 assert micro.step == step
                 assert micro.index % world == rank
@@ -32,11 +34,11 @@ def items_of_step(dataset: DataSet, step: int, world: int, **sizes: int) -> list
 @pytest.mark.parametrize("dataset", [Numbers(10), Ragged(37)])
 @pytest.mark.parametrize("step", [0, 1, 4])
 def test_ranks_share_what_one_rank_sees(dataset: Numbers, step: int) -> None:
-    alone = items_of_step(dataset, step, 1, sequences=12, micro_sequences=3)
+    alone = items_of_step(dataset, step, 1)
 
     assert len(alone) == 4
     for world in (2, 4):
-        shared = items_of_step(dataset, step, world, sequences=12, micro_sequences=3)
+        shared = items_of_step(dataset, step, world)
         assert shared == alone
 
 
@@ -74,7 +76,7 @@ def test_a_step_that_was_left_half_way_does_not_disturb_the_next() -> None:
         expected = [[micro.items for micro in loader.step(step)] for step in (0, 1)]
         half = loader.step(0)
         assert next(half).items == expected[0][0]
-        half.close()
+        del half
 
         assert [micro.items for micro in loader.step(0)] == expected[0]
         assert [micro.items for micro in loader.step(1)] == expected[1]
@@ -101,7 +103,7 @@ class Broken(Numbers):
 def test_an_error_in_the_background_surfaces_in_the_step() -> None:
     with Loader(Broken(8), sequences=8, micro_sequences=1, seed=0) as loader:
         for _ in range(2):
-            with pytest.raises(DataError, match="corpus.jsonl:4"):
+            with pytest.raises(DataError, match=r"corpus\.jsonl:4"):
                 list(loader.step(0))
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.trainer.data.texts import prose
 from trainer.data import prepare
+from trainer.data.corpus import write_shards
 from trainer.data.prepare import PreparedText, prepare_text
 from trainer.data.shards import ShardSet
 from trainer.data.tokenization import Tokenizer
@@ -241,7 +242,7 @@ def test_corpus_too_small_to_hold_a_part_out(tmp_path: Path) -> None:
 def test_corpus_that_changes_while_it_is_read(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = prepare.write_shards
+    write = write_shards
 
     def write_and_change(*arguments: Any) -> None:
         write(*arguments)

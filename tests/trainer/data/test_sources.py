@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -17,7 +18,7 @@ from trainer.errors import DataError
 from trainer.recipe.schema import DataOptions
 
 
-def texts(paths: Sequence[Path], part: Part = sources.WHOLE, **options: str) -> list[str]:
+def texts(paths: Sequence[Path], part: Part = sources.WHOLE, **options: Any) -> list[str]:
     given = [str(path) for path in paths]
     return [document.text for document in read_documents(given, DataOptions(**options), part)]
 

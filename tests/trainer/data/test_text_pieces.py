@@ -94,7 +94,7 @@ def test_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "empty.txt"
     path.touch()
 
-    with pytest.raises(DataError, match="empty.txt: the file is empty"):
+    with pytest.raises(DataError, match=r"empty\.txt: the file is empty"):
         list(read_pieces(path))
 
 
@@ -133,5 +133,5 @@ def test_continuation_bytes_without_end(tmp_path: Path) -> None:
     path = tmp_path / "broken.txt"
     path.write_bytes(b"\x80" * 200)
 
-    with pytest.raises(DataError, match="broken.txt:1: byte 1 of the line is not UTF-8"):
+    with pytest.raises(DataError, match=r"broken\.txt:1: byte 1 of the line is not UTF-8"):
         list(read_pieces(path))

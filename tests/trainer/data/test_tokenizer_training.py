@@ -121,6 +121,13 @@ def test_vocabulary_larger_than_the_data_supports(kind: str) -> None:
         train_tokenizer(options(kind, 50_000), [TEXT], "encoder")
 
 
+def test_for_word_embeddings_the_size_is_only_a_limit() -> None:
+    made = train_tokenizer(options("word", 50_000), [TEXT], "word-embeddings")
+
+    assert made.tokenizer.vocabulary_size == made.report.reached < 100
+    assert made.report.warnings[0].startswith("50000 entries were asked for")
+
+
 def test_the_size_that_the_error_names_works() -> None:
     with pytest.raises(DataError) as caught:
         train_tokenizer(options("word", 50_000), [TEXT], "recurrent")
@@ -143,7 +150,7 @@ def test_a_vocabulary_that_is_nearly_reached_is_kept_with_a_warning() -> None:
 
 @pytest.mark.parametrize(("kind", "least"), [("bpe", 261), ("wordpiece", 30)])
 def test_vocabulary_smaller_than_the_alphabet(kind: str, least: int) -> None:
-    with pytest.raises(RecipeError, match="tokenizer.vocabulary_size is 20") as caught:
+    with pytest.raises(RecipeError, match=r"tokenizer\.vocabulary_size is 20") as caught:
         train_tokenizer(options(kind, 20), [TEXT], "encoder")
     assert max(int(figure) for figure in re.findall(r"\d+", str(caught.value))) >= least
 
@@ -159,7 +166,7 @@ def test_an_error_of_the_corpus_comes_through(kind: str) -> None:
         yield TEXT
         raise DataError("corpus.txt:7: a NUL byte")
 
-    with pytest.raises(DataError, match="corpus.txt:7"):
+    with pytest.raises(DataError, match=r"corpus\.txt:7"):
         train_tokenizer(options(kind, 300), documents(), "encoder")
 
 
