@@ -87,12 +87,23 @@ def distribute(
     copies = DistributedDataParallel(
         module,
         device_ids=None if group.device.type == "cpu" else [group.device],
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         find_unused_parameters=True,
         gradient_as_bucket_view=True,
     )
     copies.register_comm_hook(None, _sum_bucket)
     return copies
+
+
+def release_weights(module: nn.Module) -> None:
+    """Let go of weights that a forward pass without a backward pass gathered.
+
+    FSDP keeps the root's weights whole between forward and backward; after a validation
+    no backward pass comes to shard them again, and a checkpoint would meet whole ones.
+    """
+    for each in module.modules():
+        if isinstance(each, FSDPModule):
+            each.reshard()
 
 
 def clean_name(name: str) -> str:

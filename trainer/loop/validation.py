@@ -15,6 +15,7 @@ from torch import nn
 
 from trainer.data.loader import Sweep
 from trainer.distribution.group import Group
+from trainer.distribution.wrap import release_weights
 from trainer.errors import DivergenceError
 from trainer.loop.batches import Autocast, to_device
 from trainer.loop.step import StepLoss
@@ -67,6 +68,7 @@ def validate(
             loss: StepLoss = module(to_device(micro.batch, group.device))
         if micro.counts:
             figures += torch.stack([part.double() for part in loss])
+    release_weights(module)
     group.sum_(figures)
     _, plain, targets, right = figures.tolist()
     mean = plain / max(targets, 1.0)
