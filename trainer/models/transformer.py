@@ -257,7 +257,9 @@ def _take_bias(core: PreTrainedModel, head: nn.Linear | None) -> str | None:
     for prefix, module in core.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter is head.bias:
-                module.register_parameter(name, None)
+                # Something empty stays, for the stock class to initialize.
+                delattr(module, name)
+                module.register_buffer(name, parameter.new_empty(0), persistent=False)
                 return f"{prefix}.{name}" if prefix else name
     return None
 

@@ -212,7 +212,7 @@ def test_foreign_architectures_that_cannot_keep_documents_apart(family, tmp_path
             **SIZES, **HEADS, num_key_value_heads=1, use_sliding_window=True, sliding_window=4
         )
         Qwen2ForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match="data.boundaries"):
+    with pytest.raises(RecipeError, match=r"data\.boundaries"):
         load_network(tmp_path).hidden(batch)
 
 

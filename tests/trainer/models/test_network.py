@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -189,13 +191,13 @@ def test_a_packed_document_is_as_if_alone(kind, cuts):
     ids = make_batch(kind, rows=1)["input_ids"]
     bounds = [0, *sorted(set(cuts)), 10]
     documents, positions = torch.zeros_like(ids), torch.zeros_like(ids)
-    for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for number, (low, high) in enumerate(pairwise(bounds)):
         documents[:, low:high] = number
         positions[:, low:high] = torch.arange(high - low)
     packed = network.hidden(
         {"input_ids": ids, "document_ids": documents, "position_ids": positions}
     )
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise(bounds):
         alone = network.hidden({"input_ids": ids[:, low:high]})
         assert torch.allclose(packed[:, low:high], alone, atol=1e-5)
 
@@ -217,7 +219,7 @@ def test_packed_masks_leave_padding_out():
 
 def test_an_encoder_decoder_refuses_documents():
     batch = make_batch("seq2seq") | {"document_ids": torch.zeros(3, 10, dtype=torch.long)}
-    with pytest.raises(RecipeError, match="data.boundaries"):
+    with pytest.raises(RecipeError, match=r"data\.boundaries"):
         make("seq2seq").hidden(batch)
 
 
@@ -282,7 +284,7 @@ def test_initial_loss_is_that_of_a_guess():
 def test_residual_writers_start_smaller():
     network = make("decoder", width=128, layers=8)
     stds = {
-        name.rsplit(".", 2)[-2]: float(p.std())
+        name.rsplit(".", 2)[-2]: float(p.detach().std())
         for name, p in network.named_parameters()
         if "layers.0" in name and p.ndim == 2
     }
