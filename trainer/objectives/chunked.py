@@ -55,16 +55,12 @@ def full_cross_entropy(
         count_correct: whether to look for the highest logit.
     """
     scores = logits.float()
-    plain = functional.cross_entropy(scores, targets, reduction="sum", ignore_index=IGNORED)
+    logarithms = functional.log_softmax(scores, dim=-1)
+    plain = functional.nll_loss(logarithms, targets, reduction="sum", ignore_index=IGNORED)
     total = plain
     if label_smoothing > 0:
-        total = functional.cross_entropy(
-            scores,
-            targets,
-            reduction="sum",
-            ignore_index=IGNORED,
-            label_smoothing=label_smoothing,
-        )
+        uniform = -logarithms.mean(dim=-1).masked_fill(targets == IGNORED, 0).sum()
+        total = (1 - label_smoothing) * plain + label_smoothing * uniform
     correct = (scores.argmax(dim=-1) == targets).sum() if count_correct else None
     return Sums(total, plain.detach(), correct)
 
