@@ -123,11 +123,24 @@ def _records(file: DataFile, options: DataOptions, part: Part) -> Iterator[Docum
     found = False
     for line, text in _texts(file, options):
         if text.strip():
+            _check_unicode(text, file, line)
             found = True
             if part.has(text):
                 yield Document(text, file, line)
     if not found:
         raise DataError(f"{file.path}: there is no text in this file")
+
+
+def _check_unicode(text: str, file: DataFile, line: int) -> None:
+    """Refuse half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Without the cause: it holds the text.
+        raise DataError(
+            f"{file.path}:{line}: the text holds half a surrogate pair (\\ud800 to \\udfff), "
+            "which is no character"
+        ) from None
 
 
 def _texts(file: DataFile, options: DataOptions) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ Invariant: the pieces, joined, are the file without a byte order mark at its fro
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ from trainer.errors import DataError
 
 PIECE_BYTES = 64 * 1024
 _COUNT_BYTES = 1 << 20
+_NEAR_BYTES = 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _AFTER_LINE = re.compile(rb"[^\s]\n(?=[^\s])")
 _BEFORE_SPACE = re.compile(rb"[^\s](?= [^\s])")
@@ -72,11 +74,11 @@ def _line_ends(file: BinaryIO, end: int) -> int:
 def _cut(block: bytes) -> int:
     """Return where to cut a block: in its second half, or at its last whole character."""
     for pattern in (_AFTER_LINE, _BEFORE_SPACE):
-        last = None
-        for last in pattern.finditer(block, len(block) // 2):  # noqa: B007 - the last one counts
-            pass
-        if last is not None:
-            return last.end()
+        # Most often there is one near the end.
+        for begin in (max(len(block) - _NEAR_BYTES, len(block) // 2), len(block) // 2):
+            found = deque(pattern.finditer(block, begin), maxlen=1)
+            if found:
+                return found[0].end()
     return _character_begin(block, len(block) - 1)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from trainer.data.characters import CharacterTable
 from trainer.data.special import SpecialTokens
 from trainer.data.tokenizer_files import (
     TOKENIZER_FILE,
@@ -55,6 +56,7 @@ class Tokenizer:
         self.special: SpecialTokens = special_tokens(backend, settings)
         self.vocabulary_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.digest: str = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        self._characters = CharacterTable.of(backend)
 
     def encode(self, text: str, pair: str | None = None, *, special: bool = False) -> Ids:
         """Return the ids of a text, int64.
@@ -72,8 +74,16 @@ class Tokenizer:
         self, texts: Sequence[str] | Sequence[tuple[str, str]], *, special: bool = False
     ) -> list[Ids]:
         """Return the ids of several texts or pairs, on all cores; as `encode`."""
+        if self._characters is not None and not special:
+            return [self._look_up(self._characters, text) for text in texts]
         encoded = self.raw.encode_batch_fast(list(texts), add_special_tokens=special)
         return [np.asarray(single.ids, dtype=np.int64) for single in encoded]
+
+    def _look_up(self, table: CharacterTable, text: str | tuple[str, str]) -> Ids:
+        if isinstance(text, tuple):
+            return self.encode(*text)
+        ids = table.encode(text)
+        return self.encode(text) if ids is None else ids
 
     def decode(self, ids: Sequence[int] | Ids, *, skip_special: bool = False) -> str:
         """Return the text of ids."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from trainer.data.characters import ANY_CHARACTER
 from trainer.data.special import SpecialNames, special_names
 from trainer.data.tokenization import Tokenizer
 from trainer.data.tokenizer_files import new_settings
@@ -31,7 +32,6 @@ SMALLEST_SHARE = 0.6
 # Characters of the training text that the report is measured on.
 SAMPLE_CHARACTERS = 1_000_000
 _BYTES = 256
-ANY_CHARACTER = r"[\s\S]"
 
 
 @dataclass(frozen=True, slots=True)

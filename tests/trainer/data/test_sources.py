@@ -95,6 +95,16 @@ def test_a_file_of_records_without_text(tmp_path: Path, content: str) -> None:
         texts([path])
 
 
+def test_half_a_surrogate_pair(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n{"text": "Secret \\ud83d"}\n')
+
+    with pytest.raises(DataError, match=r"a\.jsonl:2: .* half a surrogate pair") as caught:
+        texts([path])
+    assert "Secret" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
 def test_bad_utf8_in_lines(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"one\ntwo\ncaf\xe9\n")
