@@ -7,20 +7,18 @@ from training.json; a Hugging Face directory has none, and its network says what
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from trainer.checkpointing.record import RECORD_NAME, read_record
 from trainer.data.tokenization import Tokenizer
 from trainer.errors import CheckpointError, RecipeError
 from trainer.models.load import load_network
 from trainer.models.network import Network
 from trainer.recipe.parse import recipe_of
 from trainer.recipe.schema import Recipe
-
-TRAINING_FILE = "training.json"
 
 
 @dataclass(frozen=True)
@@ -81,16 +79,15 @@ def read_recipe(folder: Path) -> Recipe | None:
     Raises:
         CheckpointError: the file is there and holds no recipe.
     """
-    path = folder / TRAINING_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-        return recipe_of(values, where=str(path), folder=folder)
-    except FileNotFoundError:
+    path = folder / RECORD_NAME
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecipeError) as problem:
+    values = read_record(folder).recipe
+    try:
+        return recipe_of(values, where=str(path), folder=folder)
+    except RecipeError as problem:
         raise CheckpointError(
-            f"{path} holds no recipe that this version reads; take the checkpoint from its "
-            "source again, or remove the file to measure it as a plain model directory"
+            f"{path} holds a recipe that this version does not read: {problem}"
         ) from problem
 
 

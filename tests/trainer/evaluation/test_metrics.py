@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.evaluation import metrics
@@ -91,6 +91,7 @@ def test_misaligned_or_foreign_labels_are_refused(
         metrics.confusion_matrix(np.array(truth), np.array(predicted), 2)
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_figures_match_naive_loops(values: list[tuple[int, int]]) -> None:
     confusion = metrics.confusion_matrix(*arrays(values), 4)
@@ -110,6 +111,7 @@ def test_figures_match_naive_loops(values: list[tuple[int, int]]) -> None:
     assert metrics.micro_f1(confusion) == pytest.approx(right / len(values))
 
 
+@settings(deadline=None)
 @given(pairs, st.randoms(use_true_random=False))
 def test_order_does_not_matter(values: list[tuple[int, int]], random: object) -> None:
     shuffled = list(values)
@@ -132,6 +134,7 @@ def test_wilson_interval_as_published(successes: int, total: int, low: float, hi
     assert metrics.wilson_interval(successes, total) == pytest.approx((low, high), abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_interval_holds_the_share(counts: tuple[int, int]) -> None:
     successes, total = counts
@@ -166,6 +169,7 @@ def test_a_confidence_above_one_is_refused() -> None:
         metrics.reliability_bins(np.array([1.5]), np.array([True]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=80))
 def test_calibration_matches_a_naive_loop(values: list[tuple[float, bool]]) -> None:
     confidence = np.array([one for one, _ in values])
@@ -208,6 +212,7 @@ def test_spearman_refuses_what_is_no_number() -> None:
         metrics.spearman(np.array([1.0, math.nan]), np.array([1.0, 2.0]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=2, max_size=40))
 def test_spearman_is_symmetric_and_ignores_monotone_maps(values: list[tuple[int, int]]) -> None:
     first = np.array([float(one) for one, _ in values])

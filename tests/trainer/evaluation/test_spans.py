@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.evaluation.spans import is_span_scheme, span_figures, spans_of
@@ -61,6 +61,7 @@ def test_is_span_scheme(labels: tuple[str, ...], expected: bool) -> None:
     assert is_span_scheme(labels) is expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(TAGS), max_size=12), min_size=1, max_size=6))
 def test_a_perfect_prediction_finds_every_span(texts: list[list[str]]) -> None:
     overall, each = span_figures(texts, texts)
@@ -68,6 +69,7 @@ def test_a_perfect_prediction_finds_every_span(texts: list[list[str]]) -> None:
     assert all(one.f1 == 1.0 for one in each.values())
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(TAGS), max_size=20))
 def test_spans_cover_exactly_the_tagged_words(tags: list[str]) -> None:
     covered = [at for start, end, _ in spans_of(tags) for at in range(start, end)]
