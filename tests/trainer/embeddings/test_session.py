@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ class Recorder:
         self.steps: list[StepReport] = []
         self.validations: list[ValidationReport] = []
         self.notes: list[str] = []
-        self.summary: dict | None = None
+        self.summary: dict[str, Any] | None = None
         self._at_step = at_step
 
     def start(self, plan):
@@ -56,7 +57,7 @@ def one_thread(monkeypatch):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path = Path(tmp_path_factory.mktemp("text")) / "text.txt"
     path.write_text(as_text(grouped_words(SENTENCES)))
     return path
 
@@ -125,7 +126,7 @@ def interrupt(report: StepReport) -> None:
 def test_a_run_that_was_interrupted_goes_on_to_the_very_same_vectors(tmp_path, text):
     whole = train_embeddings(recipe(text), tmp_path / "whole", Recorder())
     cut = tmp_path / "cut"
-    summary: dict = {"chunks": 0}
+    summary: dict[str, Any] = {"chunks": 0}
     for _ in range(2):
         before = summary["chunks"]
         told = Recorder(once(interrupt))
