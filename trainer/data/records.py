@@ -4,17 +4,20 @@ TSV has no quoting: a field ends at a tab, as in GLUE's files. CSV has the quoti
 RFC 4180. Without `columns` the first line of either is the heading.
 
 What it refuses: lines with another number of fields than the heading, headings with
-a name twice, JSON lines that are not objects, files that are not Parquet.
+a name twice, JSON lines that are not objects or no text in UTF-8, files that are not
+Parquet.
 
 Invariants:
 - Files are streamed; no more than one line, or one Parquet batch, is in memory.
-- Errors name the file and the line (the row, in Parquet), and hold no field's text.
+- Errors name the file and the line (the row, in Parquet), and hold no field's text,
+  and no heading's either: without one, the first line is an example.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,10 @@ from trainer.data.files import MAX_LINE_BYTES, DataFile, read_lines
 from trainer.errors import DataError
 
 _PARQUET_BATCH_ROWS = 1024
+# Keys of JSON objects may be data as well; what looks like a name is shown.
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
+# Only an escape can spell half a surrogate pair in a line that is UTF-8.
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD]")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,11 +44,14 @@ class Record:
         fields: values by name; strings in TSV and CSV, JSON values elsewhere.
         path: the file.
         line: the line it begins on, from 1 (the row, in Parquet).
+        names_are_safe: whether errors may show names of fields; not those of a table's
+            first line, which is an example where there is no heading.
     """
 
     fields: Mapping[str, Any]
     path: Path
     line: int
+    names_are_safe: bool = True
 
     @property
     def where(self) -> str:
@@ -56,11 +66,17 @@ class Record:
         """
         value = self.fields.get(name)
         if value is None:
-            raise DataError(
-                f"{self.where}: there is no field {name!r}; this record has "
-                f"{', '.join(map(repr, self.fields)) or 'no field'}"
-            )
+            raise DataError(f"{self.where}: there is no field {name!r}; {self._names()}")
         return value
+
+    def _names(self) -> str:
+        if not self.names_are_safe:
+            return (
+                f"the first line was taken for a heading of {len(self.fields)} columns; if it is "
+                "none, name them in data.columns, such as data.columns=text,label"
+            )
+        shown = [name for name in self.fields if _IDENTIFIER.fullmatch(name)]
+        return f"this record has {', '.join(shown) or 'no field with an ordinary name'}"
 
     def text(self, name: str) -> str:
         """Return a field that must be a string.
@@ -109,11 +125,9 @@ def _tabular(file: DataFile, columns: tuple[str, ...]) -> Iterator[Record]:
     names = columns or _heading(file.path, rows)
     for line, values in rows:
         if len(values) != len(names):
-            raise DataError(
-                f"{file.path}:{line}: {len(values)} fields where {len(names)} are expected "
-                f"({', '.join(names)})"
-            )
-        yield Record(dict(zip(names, values, strict=True)), file.path, line)
+            source = "data.columns has" if columns else "the first line has"
+            raise DataError(f"{file.path}:{line}: {len(values)} fields where {source} {len(names)}")
+        yield Record(dict(zip(names, values, strict=True)), file.path, line, bool(columns))
 
 
 def _heading(path: Path, rows: Iterator[tuple[int, list[str]]]) -> tuple[str, ...]:
@@ -162,7 +176,20 @@ def _jsonl(path: Path) -> Iterator[Record]:
             raise DataError(f"{path}:{number}: no valid JSON at column {column}") from None
         if not isinstance(value, dict):
             raise DataError(f"{path}:{number}: a JSON {type(value).__name__}, not an object")
+        if _SURROGATE_ESCAPE.search(line) and not _is_text(value):
+            raise DataError(
+                f"{path}:{number}: an escape spells half a surrogate pair (\\ud800 to \\udfff), "
+                "which is no text; repair the program that wrote the file"
+            )
         yield Record(value, path, number)
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[Record]:

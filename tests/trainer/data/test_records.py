@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,17 @@ def test_parquet_reads_only_wanted_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("format", "content", "message"),
     [
-        ("tsv", f"text\tlabel\n{SECRET}\n", ":2: 1 fields where 2 are expected"),
+        ("tsv", f"text\tlabel\n{SECRET}\n", ":2: 1 fields where the first line has 2"),
         ("tsv", f"{SECRET}\t{SECRET}\n", ":1: the heading has a name twice"),
         ("csv", f'text,label\n"{SECRET}', "this is not CSV"),
         ("tsv", "\n\n", "blank lines only"),
         ("jsonl", f'{{"text": "{SECRET}"\n', ":1: no valid JSON at column"),
         ("jsonl", f'{{"text": "x"}}\n["{SECRET}"]\n', ":2: a JSON list, not an object"),
+        (
+            "jsonl",
+            f'{{"text": "{SECRET} \\uD800"}}\n',
+            ":1: an escape spells half a surrogate pair",
+        ),
         ("jsonl", "[" * 100_000 + "\n", ":1: no valid JSON"),
         ("parquet", SECRET, "cannot be read as Parquet"),
         ("text", SECRET, "plain text has no fields"),
@@ -85,7 +91,7 @@ def test_missing_and_mistyped_fields_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": 5, "none": null}\n')
     (record,) = read_records([DataFile(path, "jsonl")])
-    with pytest.raises(DataError, match=r"a\.jsonl:1: there is no field 'label'.*'text'"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: there is no field 'label'.* has text"):
         record.field("label")
     with pytest.raises(DataError, match="there is no field 'none'"):
         record.field("none")
@@ -97,3 +103,30 @@ def test_a_record_does_not_show_its_fields() -> None:
     from trainer.data.records import Record
 
     assert SECRET not in repr(Record({"text": SECRET}, Path("x"), 1))
+
+
+@pytest.mark.parametrize("format", ["tsv", "csv"])
+def test_a_first_line_that_is_an_example_is_not_shown(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"a.{format}"
+    between = "\t" if format == "tsv" else ","
+    path.write_text(f"{SECRET}{between}1\nanother{between}0\n")
+    (record,) = read_records([DataFile(path, format)])
+    with pytest.raises(DataError, match=r"heading of 2 columns.*data\.columns=text,label") as error:
+        record.text("text")
+    assert SECRET not in str(error.value)
+
+
+def test_only_names_that_look_like_names_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({SECRET: 1, "body": "x"}) + "\n" + json.dumps({SECRET: 1}) + "\n")
+    first, second = read_records([DataFile(path, "jsonl")])
+    for record, shown in ((first, "this record has body$"), (second, "no field with an ordinary")):
+        with pytest.raises(DataError, match=shown) as error:
+            record.field("text")
+        assert SECRET not in str(error.value)
+
+
+def test_whole_surrogate_pairs_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude00"}\n')
+    assert rows(path, "jsonl") == [(1, {"text": "\U0001f600"})]
