@@ -207,9 +207,12 @@ def _sum_like(tensor: Tensor) -> Tensor:
 
 
 def _judge(scores: Tensor, targets: Tensor, plan: _Plan, differentiate: bool) -> _ScoreSums:
-    """Return the sums of a chunk and the gradient of its logits `[c, V]`, which it overwrites."""
+    """Return the sums of a chunk and the gradient of its logits `[c, V]`, which it may overwrite."""
     dtype, label_smoothing = scores.dtype, plan.label_smoothing
     scores = scores.float()
+    if plan.compiled:
+        # Fuses away; compiled code that changes its input writes it once more at the end.
+        scores = scores.clone()
     valid = targets != IGNORED
     index = targets.clamp(min=0).unsqueeze(1)
     nothing = torch.zeros((), device=scores.device)
