@@ -28,6 +28,7 @@ from trainer.models.seq2seq import Seq2Seq
 from trainer.models.transformer import Arrangement, TransformerNetwork
 from trainer.recipe.schema import ModelOptions, ObjectiveOptions
 
+_MODEL_TYPES = (transformer.MODEL_TYPE, recurrent.MODEL_TYPE, convolution.MODEL_TYPE)
 _LABELLED = ("classification", "tagging")
 
 
@@ -60,21 +61,26 @@ def own_skeleton(folder: Path, config: dict[str, Any]) -> Network:
     Raises:
         CheckpointError: a format from a later version, or no such configuration.
     """
+    if config["model_type"] not in _MODEL_TYPES:
+        raise CheckpointError(
+            f"{folder} has the model_type {config['model_type']!r}; those that are networks are "
+            f"{', '.join(_MODEL_TYPES)}"
+        )
     if config.get("format") != storage.FORMAT:
         raise CheckpointError(
             f"{folder} has format {config.get('format')!r} of {config['model_type']}; this "
             f"version reads {storage.FORMAT}"
         )
     try:
-        return _as_saved(folder, config)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return _as_saved(config)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder}/config.json is no configuration of {config['model_type']}: "
             f"{first_line(error)}"
         ) from error
 
 
-def _as_saved(folder: Path, config: dict[str, Any]) -> Network:
+def _as_saved(config: dict[str, Any]) -> Network:
     """Make the network that a config.json describes, with weights of no meaning."""
     named = config["id2label"]
     labels = tuple(str(named[str(index)]) for index in range(len(named)))
@@ -84,13 +90,11 @@ def _as_saved(folder: Path, config: dict[str, Any]) -> Network:
         network = Recurrent(_values(RecurrentConfig, config), labels)
     elif kind == convolution.MODEL_TYPE:
         network = Convolution(_values(ConvolutionConfig, config), labels)
-    elif kind == transformer.MODEL_TYPE:
+    else:
         stock = dict(config["base"])
         base = AutoConfig.for_model(stock.pop("model_type"), **stock)
         arrangement = Arrangement(config["task"], config["pooling"])
         network = _transformer(config["family"], base, arrangement, labels)
-    else:
-        raise CheckpointError(f"{folder} has the model_type {kind!r}, which no version wrote")
     add_task_layers(network, int(config["added_task_layers"]))
     return network
 

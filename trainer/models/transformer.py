@@ -186,8 +186,7 @@ class TransformerNetwork(Network):
         config = copy.deepcopy(self.core.config)
         config.architectures = [type(self.core).__name__]
         config.tie_word_embeddings = self.tied
-        if self.head is not None:
-            config.dtype = self.head.weight.dtype
+        config.dtype = next(self.parameters()).dtype
         if self.labels:
             config.id2label = dict(enumerate(self.labels))
             config.label2id = {label: i for i, label in enumerate(self.labels)}

@@ -200,7 +200,7 @@ def test_weights_that_do_not_fit_their_configuration(kind, tmp_path):
     ("change", "message"),
     [
         ({"format": 2}, "format 2"),
-        ({"model_type": "casemate-other"}, "no version wrote"),
+        ({"model_type": "casemate-other"}, "those that are networks"),
         ({"cell": None, "hidden_size": "wide"}, "no configuration of"),
         ({"id2label": 3}, "no configuration of"),
     ],
