@@ -32,7 +32,7 @@ from trainer.distribution.lines import EXIT_LOST, RESUME_HINT, print_error
 _LOOPBACK: Final = "127.0.0.1"
 _POLL_SECONDS: Final = 0.1
 # How long the others may take to end by themselves after one has ended with an error.
-_GRACE_SECONDS: Final = 5.0
+_GRACE_SECONDS: Final = 10.0
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
