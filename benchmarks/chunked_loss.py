@@ -1,6 +1,6 @@
 """Time and memory of the cross entropy over a vocabulary: in chunks, and with all logits.
 
-    python -m benchmarks.chunked_loss [--rounds 3]
+    python -m benchmarks.chunked_loss [--rounds 3] [--threads 2]
 
 Three ways, forward and backward, from hidden states to the gradients of the states and
 of the output matrix:
@@ -12,7 +12,9 @@ bfloat16 means autocast for the first two; torch's function has no autocast and 
 bfloat16 copies. Each figure is a process of its own, which makes one pass before the
 clock starts and two that count; memory is what the largest resident set grew by over the
 inputs, gradients included. The ways take turns, so that whatever else the machine does
-falls on all; times are the smallest of a process, then medians over the rounds.
+falls on all; times are the smallest of a process, then medians over the rounds. Beside
+the seconds by the clock stand those that the processor spent, of all threads, which say
+more where the machine was not quiet.
 """
 
 from __future__ import annotations
@@ -96,33 +98,41 @@ def measure(way: str, dtype: str, tokens: int, width: int, vocabulary: int) -> d
 
     before = _peak_mebibytes()
     value = once()
-    seconds = []
+    seconds, spent = [], []
     for _ in range(PASSES):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         once()
         seconds.append(time.perf_counter() - began)
-    return {"seconds": min(seconds), "mebibytes": _peak_mebibytes() - before, "loss": value}
+        spent.append(time.process_time() - used)
+    return {
+        "seconds": min(seconds),
+        "processor_seconds": min(spent),
+        "mebibytes": _peak_mebibytes() - before,
+        "loss": value,
+    }
 
 
-def _in_child(way: str, dtype: str, size: tuple[int, int, int]) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.chunked_loss", "--one", way, dtype]
-    command += [str(number) for number in size]
+def _in_child(way: str, dtype: str, size: tuple[int, int, int], threads: int) -> dict[str, float]:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.chunked_loss"]
+    command += ["--threads", str(threads), "--one", way, dtype, *map(str, size)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(result.stdout)
     return found
 
 
-def _rows(dtype: str, size: tuple[int, int, int], rounds: int) -> list[dict[str, Any]]:
+def _rows(
+    dtype: str, size: tuple[int, int, int], rounds: int, threads: int
+) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way in WAYS:
-            found[way].append(_in_child(way, dtype, size))
+            found[way].append(_in_child(way, dtype, size, threads))
     tokens, width, vocabulary = size
     rows = []
     for way in WAYS:
         figures = {
             key: statistics.median(each[key] for each in found[way])
-            for key in ("seconds", "mebibytes", "loss")
+            for key in ("seconds", "processor_seconds", "mebibytes", "loss")
         }
         row = {
             "way": way,
@@ -131,6 +141,7 @@ def _rows(dtype: str, size: tuple[int, int, int], rounds: int) -> list[dict[str,
             "width": width,
             "vocabulary": vocabulary,
             "seconds": round(figures["seconds"], 3),
+            "processor_seconds": round(figures["processor_seconds"], 3),
             "peak_mebibytes": round(figures["mebibytes"]),
             "loss": round(figures["loss"], 5),
         }
@@ -143,16 +154,23 @@ def main() -> None:
     """Run the benchmark and write its result, or measure one way for it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
+        torch.set_num_threads(options.threads)
         way, dtype, *size = options.one
         print(json.dumps(measure(way, dtype, *(int(number) for number in size))))
         return
     load = [round(value, 2) for value in os.getloadavg()]
-    rows = [row for size in SIZES for dtype in DTYPES for row in _rows(dtype, size, options.rounds)]
+    rows = [
+        row
+        for size in SIZES
+        for dtype in DTYPES
+        for row in _rows(dtype, size, options.rounds, options.threads)
+    ]
     result = {
-        "threads": torch.get_num_threads(),
+        "threads": options.threads,
         "torch": version("torch"),
         "rounds": options.rounds,
         "load_average_before": load,

@@ -207,7 +207,7 @@ def _sum_like(tensor: Tensor) -> Tensor:
 
 
 def _judge(scores: Tensor, targets: Tensor, plan: _Plan, differentiate: bool) -> _ScoreSums:
-    """Return the sums of a chunk and the gradient of its logits `[c, V]`, which it may overwrite."""
+    """Return a chunk's sums and the gradient of its logits `[c, V]`, which it may overwrite."""
     dtype, label_smoothing = scores.dtype, plan.label_smoothing
     scores = scores.float()
     if plan.compiled:
