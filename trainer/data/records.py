@@ -180,7 +180,7 @@ def _jsonl(path: Path) -> Iterator[Record]:
             raise DataError(
                 f"{path}:{number}: an escape spells half a surrogate pair (\\ud800 to \\udfff), "
                 "which is no text; repair the program that wrote the file"
-            )
+            ) from None
         yield Record(value, path, number)
 
 
