@@ -124,7 +124,7 @@ def open_bundle(
         root_fd = stack.enter_context(opened_root(path))
         on_step(Step.DIRECTORY)
         # (2) Both signature files, whole and bounded.
-        signatures = _read_signatures(root_fd, limits)
+        signatures = read_signatures(root_fd, limits)
         on_step(Step.SIGNATURE_FILES)
         # (3) to (7) From bytes of strangers to a statement of a trusted signer.
         statement, signer = verify_signatures(signatures, trust, limits, on_step)
@@ -235,7 +235,13 @@ def seal_files(
     return MappingProxyType(files)
 
 
-def _read_signatures(root_fd: int, limits: OpenLimits) -> dict[str, bytes]:
+def read_signatures(root_fd: int, limits: OpenLimits) -> dict[str, bytes]:
+    """Return both signature files' content by name, unverified.
+
+    Raises:
+        SignatureError: "unsigned" or "no-sidecar".
+        BundleError: as `tree.read_small`.
+    """
     found: dict[str, bytes] = {}
     for name, reason in ((SIGNATURE_NAME, "unsigned"), (SIDECAR_NAME, "no-sidecar")):
         try:

@@ -74,7 +74,7 @@ def sign_bundle(
         OSError: the signatures cannot be written.
     """
     with opened_root(path) as root_fd, ExitStack() as closing:
-        _remove_strays(root_fd)
+        remove_strays(root_fd)
         names = list_tree(root_fd, limits, None) - SIGNATURE_NAMES
         files = seal_files(root_fd, dict.fromkeys(names), limits, closing)
         examined = examine(files, now=now or datetime.now(UTC), minimum_epoch=0, on_step=_ignore)
@@ -82,7 +82,7 @@ def sign_bundle(
         digests = {name: file.sha256 for name, file in files.items()}
         signatures = sign_files(f"{manifest.name}-{manifest.version}", digests, keys)
         statement, signer = verify_signatures(signatures, Trust.of(keys.public()), limits)
-        _replace(root_fd, signatures)
+        replace_signatures(root_fd, signatures)
         return SignedBundle(
             manifest.name,
             manifest.version,
@@ -108,20 +108,26 @@ def _ignore(_: Step) -> None:
     """Signing reports no steps."""
 
 
-def _remove_strays(root_fd: int) -> None:
+def remove_strays(root_fd: int) -> None:
+    """Remove what signing that was cut short has left behind."""
     for temporary in _TEMPORARY.values():
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=root_fd)
 
 
-def _replace(root_fd: int, signatures: dict[str, bytes]) -> None:
+def replace_signatures(root_fd: int, signatures: dict[str, bytes]) -> None:
+    """Write both signature files and put them in place (steps 2 to 4).
+
+    Raises:
+        OSError: they cannot be written.
+    """
     try:
         for name, temporary in _TEMPORARY.items():
             _write(root_fd, temporary, signatures[name])
         for name, temporary in _TEMPORARY.items():
             os.rename(temporary, name, src_dir_fd=root_fd, dst_dir_fd=root_fd)
     except OSError:
-        _remove_strays(root_fd)
+        remove_strays(root_fd)
         raise
     os.fsync(root_fd)
 
