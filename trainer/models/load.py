@@ -5,7 +5,7 @@ that are pickled, an architecture that the installed transformers does not know 
 from the directory is never run), weights of other shapes than the configuration says,
 or missing ones other than those of an output layer that is new anyway.
 
-    1. Read config.json; a `model_type` of ours goes to `own.load_own`.
+    1. Read config.json; a `model_type` of ours goes to `own`.
     2. Find the family and how the objective uses it.
     3. Load the stock class, float32, from safetensors.
     4. Take it apart; for an architecture that is not built here, check on a few tokens
@@ -80,22 +80,21 @@ def load_network(
     """
     config = storage.read_config(folder)
     storage.require_safetensors(folder)
-    kind = config.get("model_type")
-    if isinstance(kind, str) and kind.startswith("casemate-"):
-        network = load_own(folder, config, objective, labels, options)
+    network: Network
+    if _is_ours(config):
+        network = load_own(folder, config)
+        _require_family(folder, network.family, objective, options)
+        if objective is not None:
+            network = for_task(network, objective.kind, labels, options)
     else:
-        network = _load_stock(folder, objective, labels, options, context)
-    if options is not None and objective is not None and options.family != network.family:
-        raise RecipeError(
-            f"{folder} holds a network of the family {network.family!r}; set model.family to "
-            f"that (it is {options.family!r})"
-        )
+        network = _load_stock(folder, objective, labels, options)
     if vocabulary_size is not None and vocabulary_size > network.vocabulary_size:
         raise RecipeError(
             f"the tokenizer has {vocabulary_size} entries and the network in {folder} only "
             f"{network.vocabulary_size}; use the tokenizer of that directory"
         )
     if context is not None:
+        _require_positions(folder, network, context)
         network.context = context
     return network
 
@@ -111,7 +110,7 @@ def skeleton(
         RecipeError, CheckpointError: as `load_network`, of config.json alone.
     """
     values = storage.read_config(folder)
-    if str(values.get("model_type")).startswith("casemate-"):
+    if _is_ours(values):
         return for_task(own_skeleton(folder, values), objective.kind, labels, options)
     config = architectures.stock_config(folder)
     family = family_of(config)
@@ -127,43 +126,58 @@ def _load_stock(
     objective: ObjectiveOptions | None,
     labels: tuple[str, ...],
     options: ModelOptions | None,
-    context: int | None,
 ) -> TransformerNetwork:
     config = architectures.stock_config(folder)
     family = family_of(config)
-    limit = architectures.positions(config)
-    if context is not None and limit is not None and context > limit:
-        raise RecipeError(
-            f"data.sequence_length is {context}, and the network in {folder} has {limit} positions"
-        )
-    if options is not None and objective is not None and options.family != family:
-        raise RecipeError(
-            f"{folder} holds a network of the family {family!r}; set model.family to that "
-            f"(it is {options.family!r})"
-        )
+    _require_family(folder, family, objective, options)
     if options is not None and options.dropout > 0:
         for name in _DROPOUTS:
             if isinstance(getattr(config, name, None), float):
                 setattr(config, name, options.dropout)
     arrangement = _arrange(folder, config, family, objective, options)
-    stored = _labels_of(config) if arrangement.task in ("classification", "tagging") else ()
-    wanted = labels or stored
+    stored: tuple[str, ...] = ()
     if arrangement.task in ("classification", "tagging"):
-        config.num_labels = len(wanted)
+        stored = _labels_of(config)
+        config.num_labels = len(labels or stored)
     core, new = _load_core(folder, config, class_for(family, arrangement), objective is not None)
-    new_head = _head_is_new(core, new)
-    if new_head and objective is not None and not labels and stored:
-        raise RecipeError(f"{folder} has no output layer for {objective.kind}; labels are needed")
+    new_head = arrangement.pooling == "mean" or _head_is_new(core, new)
+    if new_head and stored and not labels:
+        raise RecipeError(f"{folder} has no output layer for {arrangement.task}; labels are needed")
     expected = None
     if config.model_type not in _BUILT_HERE and arrangement.pooling in ("none", "stock"):
         expected = _stock_logits(core, family)
-    longest = limit or config_value(config, "n_positions", default=_DEFAULT_CONTEXT)
-    network = _network(family, core, arrangement, wanted, context or longest)
+    limit = architectures.positions(config)
+    limit = limit or config_value(config, "n_positions", default=_DEFAULT_CONTEXT)
+    network = _network(family, core, arrangement, labels or stored, limit)
     if expected is not None:
         _require_same(network, expected)
-    if stored and not new_head and arrangement.pooling != "mean":
-        settle_labels(network, stored, wanted)
+    if stored and not new_head:
+        settle_labels(network, stored, labels or stored)
     return network
+
+
+def _is_ours(config: dict[str, Any]) -> bool:
+    return str(config.get("model_type")).startswith("casemate-")
+
+
+def _require_family(
+    folder: Path, family: str, objective: ObjectiveOptions | None, options: ModelOptions | None
+) -> None:
+    if options is not None and objective is not None and options.family != family:
+        raise RecipeError(
+            f"{folder} holds a network of the family {family!r}; set model.family to that "
+            f"(it is {options.family!r})"
+        )
+
+
+def _require_positions(folder: Path, network: Network, context: int) -> None:
+    if not isinstance(network, TransformerNetwork):
+        return
+    limit = architectures.positions(network.core.config)
+    if limit is not None and context > limit:
+        raise RecipeError(
+            f"data.sequence_length is {context}, and the network in {folder} has {limit} positions"
+        )
 
 
 def _network(

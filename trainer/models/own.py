@@ -26,33 +26,24 @@ from trainer.models.parts import add_task_layers
 from trainer.models.recurrent import Recurrent, RecurrentConfig
 from trainer.models.seq2seq import Seq2Seq
 from trainer.models.transformer import Arrangement, TransformerNetwork
-from trainer.recipe.schema import ModelOptions, ObjectiveOptions
+from trainer.recipe.schema import ModelOptions
 
 _MODEL_TYPES = (transformer.MODEL_TYPE, recurrent.MODEL_TYPE, convolution.MODEL_TYPE)
 _LABELLED = ("classification", "tagging")
 
 
-def load_own(
-    folder: Path,
-    config: dict[str, Any],
-    objective: ObjectiveOptions | None,
-    labels: tuple[str, ...],
-    options: ModelOptions | None,
-) -> Network:
-    """Read a directory of ours; see `load.load_network`.
+def load_own(folder: Path, config: dict[str, Any]) -> Network:
+    """Read a directory of ours as it was saved.
 
     Raises:
         CheckpointError: a format from a later version, or files that do not fit together.
-        RecipeError: a task that the network cannot learn.
     """
     network = own_skeleton(folder, config)
     path = folder / storage.WEIGHTS_FILE
     with torch.no_grad():
         rename = network.stored_name if isinstance(network, TransformerNetwork) else str
         storage.load_exactly(network, storage.read_weights(folder), rename, path)
-    if objective is None:
-        return network
-    return for_task(network, objective.kind, labels, options)
+    return network
 
 
 def own_skeleton(folder: Path, config: dict[str, Any]) -> Network:
@@ -126,7 +117,11 @@ def _transformer(
 def for_task(
     network: Network, kind: str, labels: tuple[str, ...], options: ModelOptions | None
 ) -> Network:
-    """Return the network as a task needs it."""
+    """Return a network as a task needs it: itself, or its features under a new output layer.
+
+    Raises:
+        RecipeError: a task with labels, and none are given or stored.
+    """
     wanted = (labels or network.labels) if kind in _LABELLED else ()
     if kind in _LABELLED and not wanted:
         raise RecipeError(f"the network was saved without labels; {kind} needs them")

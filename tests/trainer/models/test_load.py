@@ -334,7 +334,7 @@ def test_quantized_weights(tmp_path):
         load_network(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["encoder-masked", "lstm"])
+@pytest.mark.parametrize("kind", ["encoder-masked", "encoder-mean-classifier", "lstm"])
 def test_another_family(kind, tmp_path):
     saved(kind, tmp_path)
     with pytest.raises(RecipeError, match=r"set model\.family"):
@@ -343,6 +343,9 @@ def test_another_family(kind, tmp_path):
 
 def test_sequences_longer_than_the_positions(tmp_path):
     saved("encoder-masked", tmp_path)
+    with pytest.raises(RecipeError, match="has 16 positions"):
+        load_network(tmp_path, context=17)
+    saved("encoder-mean-classifier", tmp_path)
     with pytest.raises(RecipeError, match="has 16 positions"):
         load_network(tmp_path, context=17)
     roberta().save_pretrained(tmp_path / "roberta")
@@ -360,8 +363,9 @@ def test_a_tokenizer_larger_than_the_table(tmp_path):
 
 def test_labels_are_needed(tmp_path):
     saved("encoder-masked", tmp_path)
-    with pytest.raises(RecipeError, match="labels are needed"):
-        load_network(tmp_path, CLASSIFY, (), model_options("encoder-classifier"))
+    for kind in ("encoder-classifier", "encoder-mean-classifier"):
+        with pytest.raises(RecipeError, match="labels are needed"):
+            load_network(tmp_path, CLASSIFY, (), model_options(kind))
     (tmp_path / "own").mkdir()
     saved("lstm", tmp_path / "own")
     with pytest.raises(RecipeError, match="without labels"):
