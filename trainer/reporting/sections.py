@@ -19,6 +19,16 @@ from trainer.reporting.run import RunRecord
 # Metrics that are shares: shown in percent, on an axis from zero.
 SHARES = ("accuracy", "f1", "recall", "precision", "calibration", "mfu", "match")
 _SMALL_MATRIX = 4
+# What the first tiles show of an evaluation, where it is there; three at most.
+_HEADLINES = (
+    "perplexity",
+    "bits_per_byte",
+    "span_f1",
+    "accuracy",
+    "f1_macro",
+    "recall_at_1",
+    "mean_reciprocal_rank",
+)
 # Why a run ended, as the loop says it: words and tone.
 _ENDINGS = {
     "early": ("stopped early: no better validation", "good"),
@@ -94,7 +104,7 @@ def overview(run: RunRecord) -> Markup | None:
 
 def _headlines(result: EvaluationResult) -> list[tuple[str, str, str]]:
     found = []
-    for name in ("accuracy", "f1_macro", "span_f1", "perplexity", "bits_per_byte", "recall_at_1"):
+    for name in _HEADLINES:
         if name in result.metrics:
             interval = result.intervals.get(name)
             remark = " – ".join(numbers.percent(end) for end in interval) if interval else ""
@@ -163,8 +173,8 @@ def _validation_charts(run: RunRecord) -> list[Markup | None]:
     charts = []
     for name in names:
         points = run.validation_curve(name)
-        # One point is no curve, and perplexity is the loss once more.
-        if len(points) > 1 and name not in ("loss", "perplexity"):
+        # One point is no curve, and perplexity and bits are the loss once more.
+        if len(points) > 1 and name not in ("loss", "perplexity", "bits_per_byte"):
             series = Series("", points, tone=2, dots=True)
             title = f"Validation {metric_name(name)}"
             charts.append(line_chart(title, [series], text=partial(metric_text, name)))

@@ -92,14 +92,10 @@ class TerminalReporter:
         self._say(Text(text, style="yellow"))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """End the live line and write the summary's plain values."""
+        """End the live line; whoever started the run prints the summary."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        for name, value in summary.items():
-            if isinstance(value, str | int | float) and not isinstance(value, bool):
-                shown = numbers.figure(value) if isinstance(value, float) else str(value)
-                self._say(Text.assemble((f"{name.replace('_', ' ')}: ", "dim"), shown))
 
     def _smooth(self, loss: float) -> None:
         if self._loss is None or not math.isfinite(loss + self._loss):
@@ -123,7 +119,7 @@ class TerminalReporter:
     def _seconds_left(self, report: StepReport) -> float | None:
         first_step, first_seconds = self._pace[0]
         made = report.step - first_step
-        if self._plan is None or made <= 0:
+        if self._plan is None or made <= 0 or report.step >= self._plan.steps:
             return None
         return (self._plan.steps - report.step) * (report.seconds - first_seconds) / made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.reporting.axis import linear_axis, steps_axis, tick_text, value_axis
@@ -60,6 +60,7 @@ def test_large_values_close_together_are_told_apart() -> None:
     ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(finite, min_size=1, max_size=30), st.booleans())
 def test_an_axis_holds_its_values_and_its_ticks_are_in_order(
     values: list[float], from_zero: bool
@@ -79,6 +80,7 @@ def test_an_axis_holds_its_values_and_its_ticks_are_in_order(
     assert len(set(texts)) == len(texts)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**7), st.integers(1, 10**7))
 def test_steps_axis_has_whole_ticks(first: int, more: int) -> None:
     axis = steps_axis(first, first + more)
@@ -86,6 +88,7 @@ def test_steps_axis_has_whole_ticks(first: int, more: int) -> None:
     assert len(axis.ticks) <= 11
 
 
+@settings(deadline=None)
 @given(finite, st.floats(1e-6, 1e9))
 def test_linear_ticks_are_round(low: float, spread: float) -> None:
     axis = linear_axis(low, low + spread)

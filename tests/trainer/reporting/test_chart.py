@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.reporting.parsed import Parsed
@@ -67,6 +67,7 @@ def test_smoothing_leaves_a_line_and_takes_half_of_the_noise_away() -> None:
     assert all(0.35 < value < 0.65 for _, value in smooth(noisy)[10:-10])
 
 
+@settings(deadline=None)
 @given(curves)
 def test_smoothing_stays_within_the_values(points: list[tuple[float, float]]) -> None:
     values = [value for _, value in points]
@@ -75,6 +76,7 @@ def test_smoothing_stays_within_the_values(points: list[tuple[float, float]]) ->
         assert min(values) - 1e-3 <= value <= max(values) + 1e-3
 
 
+@settings(deadline=None)
 @given(curves, st.integers(10, 600))
 def test_thinning_keeps_the_ends_and_the_extremes(
     points: list[tuple[float, float]], most: int

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.reporting.runs import plan, step, tell, validation
@@ -84,6 +84,7 @@ def test_a_run_from_the_start_begins_a_new_record(tmp_path: Path) -> None:
     assert [one["kind"] for one in read_history(tmp_path / HISTORY_FILE)] == ["start"]
 
 
+@settings(max_examples=40, deadline=None)
 @given(cut=st.integers(0, 2000))
 def test_a_record_torn_anywhere_keeps_its_whole_lines(
     cut: int, tmp_path_factory: pytest.TempPathFactory

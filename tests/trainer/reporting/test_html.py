@@ -126,7 +126,7 @@ def test_hostile_text_is_shown_as_text(hostile: str, tmp_path: Path) -> None:
     assert parsed.text.count(safe) >= 12
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(label=st.text(max_size=20), sample=st.text(max_size=60))
 def test_no_text_changes_the_page_s_elements(
     label: str, sample: str, tmp_path_factory: pytest.TempPathFactory

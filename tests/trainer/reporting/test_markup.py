@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.reporting.parsed import Parsed
@@ -32,6 +32,7 @@ def test_other_characters_stay(good: str) -> None:
     assert escape(good) == good
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_any_text_is_read_back_as_text(child: str, title: str) -> None:
     made = element("div", element("span", child, title=title), child)

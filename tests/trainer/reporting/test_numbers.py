@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.reporting import numbers
@@ -87,6 +87,7 @@ def test_percent() -> None:
     assert numbers.percent(math.nan) == "unknown"
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=1, max_value=9e14))
 def test_count_keeps_three_digits(value: float) -> None:
     text = numbers.count(value)
@@ -95,6 +96,7 @@ def test_count_keeps_three_digits(value: float) -> None:
     assert shown == pytest.approx(value, rel=0.006, abs=0.5)
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_every_float_has_a_text(value: float) -> None:
     for write in (numbers.count, numbers.figure, numbers.percent, numbers.duration):
