@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trainer.data.batch import Batch, DataSet, HasLengths
 from trainer.data.order import item_at
@@ -41,7 +41,8 @@ class MicroBatch:
 
     step: int
     index: int
-    batch: Batch
+    # A tensor's repr would put token ids, which are text, into whatever prints this.
+    batch: Batch = field(repr=False)
     items: tuple[tuple[int, int], ...]
 
     @property

@@ -63,8 +63,7 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return SHA-256 of a file, 64 hex digits."""
+def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_HASH_BYTES):
@@ -86,9 +85,7 @@ class ShardSet:
         tokens: number of tokens.
         documents: number of documents.
         utf8_bytes: bytes of the text that the tokens stand for.
-        vocabulary_size: every token is below it.
         tokenizer_digest: digest of the tokenizer that made the tokens.
-        sources: what was read: name, sha256, bytes and role of each file.
         digest: SHA-256 that stands for the whole set.
     """
 
@@ -97,9 +94,7 @@ class ShardSet:
         self.tokens: int = manifest["tokens"]
         self.documents: int = manifest["documents"]
         self.utf8_bytes: int = manifest["utf8_bytes"]
-        self.vocabulary_size: int = manifest["vocabulary_size"]
         self.tokenizer_digest: str = manifest["tokenizer"]
-        self.sources: list[dict[str, Any]] = manifest["sources"]
         self.digest: str = manifest["digest"]
         self._shard_tokens: int = manifest["shard_tokens"]
         self._shards = shards
@@ -151,10 +146,6 @@ class ShardSet:
             low, high = np.searchsorted(all_begins, np.array([first, last], dtype=BEGIN_TYPE))
             found.append(all_begins[low:high].astype(np.int64) + number * self._shard_tokens)
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
-
-    def arrays(self) -> list[npt.NDArray[Any]]:
-        """Return the tokens of each shard as they lie on disk: read-only u16 or u32 maps."""
-        return [shard.tokens for shard in self._shards]
 
     def _parts(self, begin: int, end: int) -> list[tuple[int, int, int]]:
         """Return (shard, first, last) for the shards that [begin, end) lies in."""
@@ -223,7 +214,7 @@ def _map(
         size = path.stat().st_size
         if size != expected:
             raise _damaged(folder, f"{name} has {size} bytes where {expected} are expected")
-        if file_digest(path) != entry[f"{count}_sha256"]:
+        if _file_digest(path) != entry[f"{count}_sha256"]:
             raise _damaged(folder, f"{name} is corrupt: its SHA-256 is not that of the manifest")
         if size == 0:
             return np.empty(0, dtype=kind)

@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trainer.data.files import DataFile, find_files, read_lines
+from trainer.data.files import DataFile, read_lines
 from trainer.data.records import read_records
 from trainer.data.text_pieces import cut_position, read_pieces
 from trainer.errors import DataError
@@ -79,26 +79,19 @@ class Part:
 WHOLE = Part()
 
 
-def read_documents(
-    paths: Sequence[str], options: DataOptions, part: Part = WHOLE
+def documents_of(
+    files: Sequence[DataFile], options: DataOptions, part: Part = WHOLE
 ) -> Iterator[Document]:
-    """Yield the documents of files and directories, in order of their names.
+    """Yield the documents of files in their order.
 
     Args:
-        paths: files and directories.
-        options: format, fields and columns.
+        files: as `files.find_files` gives them.
+        options: fields and columns.
         part: which part of the corpus.
 
     Raises:
         DataError: as the module says.
     """
-    yield from documents_of(find_files(paths, options.format), options, part)
-
-
-def documents_of(
-    files: Sequence[DataFile], options: DataOptions, part: Part = WHOLE
-) -> Iterator[Document]:
-    """Yield the documents of files that were found before; as `read_documents`."""
     by_position = sum(file.format == "text" for file in files) < MANY_FILES
     for file in files:
         if file.format == "text":

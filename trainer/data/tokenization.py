@@ -75,15 +75,12 @@ class Tokenizer:
     ) -> list[Ids]:
         """Return the ids of several texts or pairs, on all cores; as `encode`."""
         if self._characters is not None and not special:
-            return [self._look_up(self._characters, text) for text in texts]
+            return [
+                self._characters.encode(text) if isinstance(text, str) else self.encode(*text)
+                for text in texts
+            ]
         encoded = self.raw.encode_batch_fast(list(texts), add_special_tokens=special)
         return [np.asarray(single.ids, dtype=np.int64) for single in encoded]
-
-    def _look_up(self, table: CharacterTable, text: str | tuple[str, str]) -> Ids:
-        if isinstance(text, tuple):
-            return self.encode(*text)
-        ids = table.encode(text)
-        return self.encode(text) if ids is None else ids
 
     def decode(self, ids: Sequence[int] | Ids, *, skip_special: bool = False) -> str:
         """Return the text of ids."""
@@ -114,11 +111,6 @@ class Tokenizer:
         folder = path if path.is_dir() else path.parent
         backend = read_tokenizer(path)
         return cls(backend, read_settings(folder, backend))
-
-    @classmethod
-    def from_str(cls, content: str, settings: Mapping[str, Any]) -> Tokenizer:
-        """Return the tokenizer that a tokenizer.json's content describes."""
-        return cls(tokenizers.Tokenizer.from_str(content), settings)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocabulary_size} ids, {self.digest[:12]})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, normalizers
 
 from tests.trainer.data.texts import prose
 from trainer.data.characters import CharacterTable
@@ -29,18 +30,22 @@ def test_the_table_gives_what_the_library_gives(text: str) -> None:
     table = CharacterTable.of(CHARACTERS.raw)
 
     assert table is not None
-    looked_up = table.encode(text)
-    assert looked_up is None or looked_up.tolist() == expected
+    assert table.encode(text).tolist() == expected
     assert [ids.tolist() for ids in CHARACTERS.encode_batch([text, ""])] == [expected, []]
 
 
-def test_a_text_with_a_special_token_is_left_to_the_library() -> None:
-    table = CharacterTable.of(CHARACTERS.raw)
+def test_special_tokens_in_a_text_are_found_whole() -> None:
+    special = CHARACTERS.special
 
-    assert table is not None
-    assert table.encode("anchor<|endoftext|>") is None
-    (ids,) = CHARACTERS.encode_batch(["a<|endoftext|>"])
-    assert ids[1:].tolist() == [CHARACTERS.special.end]
+    (ids,) = CHARACTERS.encode_batch(["a<|endoftext|><unk>b<|endoftext|"])
+    assert ids.tolist()[1:3] == [special.end, special.unknown]
+    assert len(ids) == 4 + len("<|endoftext|")
+
+
+def test_pairs_are_left_to_the_library() -> None:
+    (ids,) = CHARACTERS.encode_batch([("ab", "c")])
+
+    assert ids.tolist() == CHARACTERS.encode("abc").tolist()
 
 
 @pytest.mark.parametrize(("kind", "size"), [("word", 30), ("wordpiece", 110), ("bpe", 300)])
@@ -48,9 +53,14 @@ def test_other_tokenizers_have_no_table(kind: str, size: int) -> None:
     assert CharacterTable.of(make(kind, size).raw) is None
 
 
-def test_a_tokenizer_that_folds_case_has_no_table() -> None:
-    from tokenizers import normalizers
+def test_a_tokenizer_whose_tokens_take_spaces_along_has_no_table() -> None:
+    raw = make("character").raw
+    raw.add_special_tokens([AddedToken("<mask>", lstrip=True)])
 
+    assert CharacterTable.of(raw) is None
+
+
+def test_a_tokenizer_that_folds_case_has_no_table() -> None:
     raw = make("character").raw
     raw.normalizer = normalizers.Lowercase()
 

@@ -148,6 +148,12 @@ def test_where_names_the_first_items() -> None:
     )
 
 
+def test_a_micro_batch_does_not_print_its_tokens() -> None:
+    (micro,) = Sweep(Numbers(1), micro_sequences=1)
+
+    assert "tensor" not in repr(micro)
+
+
 def counted(batches: Sequence[MicroBatch]) -> list[tuple[int, int]]:
     return [item for micro in batches if micro.counts for item in micro.items]
 

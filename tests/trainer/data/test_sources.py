@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,20 @@ import pytest
 
 from tests.trainer.data.texts import prose
 from trainer.data import sources
-from trainer.data.sources import Document, Part, read_documents
+from trainer.data.files import find_files
+from trainer.data.sources import Document, Part, documents_of
 from trainer.errors import DataError
 from trainer.recipe.schema import DataOptions
 
 
+def read(paths: Sequence[Path], part: Part = sources.WHOLE, **options: Any) -> Iterator[Document]:
+    given = DataOptions(**options)
+    files = find_files([str(path) for path in paths], given.format)
+    return documents_of(files, given, part)
+
+
 def texts(paths: Sequence[Path], part: Part = sources.WHOLE, **options: Any) -> list[str]:
-    given = [str(path) for path in paths]
-    return [document.text for document in read_documents(given, DataOptions(**options), part)]
+    return [document.text for document in read(paths, part, **options)]
 
 
 def write_jsonl(path: Path, documents: Sequence[str], field: str = "text") -> Path:
@@ -32,7 +38,7 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text(prose(40_000))
 
-    documents = list(read_documents([str(path)], DataOptions()))
+    documents = list(read([path]))
 
     assert len(documents) > 1
     assert [document.begins for document in documents] == [True] + [False] * (len(documents) - 1)
@@ -47,7 +53,7 @@ def test_lines_are_documents(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("one\n\n  \ntwo\r\nthree")
 
-    documents = list(read_documents([str(path)], DataOptions(format="lines")))
+    documents = list(read([path], format="lines"))
 
     assert [(document.line, document.text) for document in documents] == [
         (1, "one"),
@@ -116,7 +122,7 @@ def test_bad_utf8_in_lines(tmp_path: Path) -> None:
 def test_no_text_in_a_repr(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("Secret words")
-    (document,) = read_documents([str(path)], DataOptions())
+    (document,) = read([path])
 
     assert "Secret" not in repr(document)
     assert isinstance(document, Document)
