@@ -22,7 +22,7 @@ SPAN = 1000
 # More points than a screen has columns only make the file larger.
 _MOST_POINTS = 600
 # Series with fewer points are drawn as they are; more are smoothed, the raw ones faint.
-_SMOOTH_FROM = 40
+_SMOOTH_FROM = 20
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def line_chart(
     if not shown:
         return None
     steps = [step for _, points in shown for step, _ in points]
-    across = steps_axis(0 if min(steps) <= 1 else min(steps), max(steps))
+    # From zero, so that the charts of a run stand alike; not where that wastes half.
+    across = steps_axis(0 if 2 * min(steps) <= max(steps) else min(steps), max(steps))
     up = value_axis([value for _, points in shown for _, value in points], from_zero=from_zero)
     curves = join(_curve(one, points, across, up, text) for one, points in shown)
     said = "; ".join(f"{one.name} ends at {text(points[-1][1])}" for one, points in shown)
@@ -162,12 +163,12 @@ def _key(one: Series, points: list[Point], text: Callable[[float], str]) -> Mark
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """Return the mean of each point and its neighbours, about 3% of all in reach.
+    """Return the mean of each point and its neighbours, 3% of all but at least five.
 
     Windows are centred, so that a steep fall is not drawn late; at the start they shrink
     on both sides, and at the end they keep their earlier half.
     """
-    reach = max(1, round(0.015 * len(points)))
+    reach = max(2, round(0.015 * len(points)))
     sums = [0.0]
     for _, value in points:
         sums.append(sums[-1] + value)

@@ -16,8 +16,8 @@ from trainer.reporting.markup import Markup, element, join, table
 from trainer.reporting.page import part, tiles
 from trainer.reporting.run import RunRecord
 
-# Metrics that are shares: shown in percent, on an axis from zero.
-SHARES = ("accuracy", "f1", "recall", "precision", "calibration", "mfu", "match")
+# Words in the names of metrics that are shares: shown in percent.
+_SHARES = ("accuracy", "f1", "recall", "precision", "calibration", "mfu", "match")
 _SMALL_MATRIX = 4
 # What the first tiles show of an evaluation, where it is there; three at most.
 _HEADLINES = (
@@ -51,7 +51,7 @@ def metric_name(name: str) -> str:
 
 def metric_text(name: str, value: float) -> str:
     """Return a metric's value for people: shares in percent."""
-    share = any(word in name.lower() for word in SHARES) and abs(value) <= 1
+    share = any(word in name.lower() for word in _SHARES) and abs(value) <= 1
     return numbers.percent(value) if share else numbers.figure(value)
 
 
@@ -90,7 +90,10 @@ def overview(run: RunRecord) -> Markup | None:
     validated = [one for one in run.validation_curve("loss") if math.isfinite(one[1])]
     if validated:
         step, best = min(validated, key=lambda one: one[1])
-        remark = f"best, after step {step:,.0f}; last {validated[-1][1]:.4f}"
+        last_step, last = validated[-1]
+        remark = f"after the last step, {step:,.0f}"
+        if step != last_step:
+            remark = f"best, after step {step:,.0f}; last {last:.4f}"
         found.append(("Validation loss", f"{best:.4f}", remark))
     if run.evaluation is not None:
         found += _headlines(run.evaluation)

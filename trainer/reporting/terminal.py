@@ -3,7 +3,8 @@
 On a terminal: one live line with a bar, redrawn at most ten times a second, and a
 permanent line for each validation and note. Without one (a log file, a batch system):
 a plain line every `log_every_steps` steps, so that a log stays short and can be
-searched. Figures only, never training text.
+searched. Figures only, never training text. Control characters (in the name of a file,
+say) are shown as U+FFFD: they could drive the terminal.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class TerminalReporter:
 
     def note(self, text: str) -> None:
         """Write a note."""
-        self._say(Text(text, style="yellow"))
+        self._say(Text(_shown(text), style="yellow"))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """End the live line; whoever started the run prints the summary."""
@@ -129,6 +130,10 @@ class TerminalReporter:
         self._console.print(line, soft_wrap=True)
 
 
+def _shown(text: str) -> str:
+    return "".join(one if one.isprintable() else "\ufffd" for one in text)
+
+
 def _heading(plan: RunPlan) -> Text:
     size = f"{numbers.count(plan.parameters)} parameters"
     if plan.trainable != plan.parameters:
@@ -137,4 +142,4 @@ def _heading(plan: RunPlan) -> Text:
     if plan.ranks > 1:
         where += f", {plan.ranks} ranks ({plan.strategy})"
     facts = (f"{plan.family} / {plan.objective}", size, where, plan.dtype, f"{plan.steps:,} steps")
-    return Text.assemble((plan.name, "bold"), "  ", " · ".join(facts))
+    return Text.assemble((_shown(plan.name), "bold"), "  ", " · ".join(map(_shown, facts)))

@@ -97,3 +97,14 @@ def test_a_worse_validation_is_not_marked(tmp_path: Path) -> None:
     reporter.start(plan(tmp_path))
     reporter.validation(validation(20, best=False))
     assert "(best)" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    reporter = TerminalReporter(console)
+    reporter.start(plan(tmp_path, name="a\x1b[2Jb", device="gpu\r"))
+    reporter.note("cannot read x\x1b]0;title\x07\n.txt")
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert not set(output) & set("\x1b\x07\r")
+    assert "a\ufffd[2Jb" in output
+    assert len(output.rstrip("\n").split("\n")) == 2
