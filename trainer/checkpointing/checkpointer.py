@@ -21,6 +21,7 @@ whatever `storage` refuses.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,7 +122,8 @@ class Checkpointer:
         state = RunState(
             step=step,
             world=self._group.world,
-            score=score,
+            # A figure that is no number is never the best.
+            score=score if score is not None and math.isfinite(score) else None,
             recipe_digest=self._recipe_digest,
             recipe=self._recipe,
             progress=progress,
