@@ -141,5 +141,7 @@ def _heading(plan: RunPlan) -> Text:
     where = plan.device
     if plan.ranks > 1:
         where += f", {plan.ranks} ranks ({plan.strategy})"
-    facts = (f"{plan.family} / {plan.objective}", size, where, plan.dtype, f"{plan.steps:,} steps")
+    facts = [f"{plan.family} / {plan.objective}", size, where, plan.dtype, f"{plan.steps:,} steps"]
+    if plan.tokens_per_step is not None:
+        facts.append(f"{numbers.count(plan.tokens_per_step)} tokens a step")
     return Text.assemble((_shown(plan.name), "bold"), "  ", " · ".join(map(_shown, facts)))

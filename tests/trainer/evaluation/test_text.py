@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from tests.trainer.evaluation.checkpoints import CONTEXT, WORDS, make, sentences
 from trainer.errors import DataError, RecipeError
@@ -175,6 +176,32 @@ def test_a_directory_is_scored_the_same_and_goes_to_json(tmp_path: Path) -> None
     assert value["total_logprob"] == score.total
     assert [one["token"] for one in value["tokens"]] == TEXT.split()
     assert len(value["next"]) == 2
+
+
+@torch.no_grad()
+def test_transformers_finds_a_text_as_probable(checkpoints: dict[str, OpenCheckpoint]) -> None:
+    checkpoint = checkpoints["decoder"]
+    stock = AutoModelForCausalLM.from_pretrained(checkpoint.folder, local_files_only=True).eval()
+    begin = checkpoint.tokenizer.special.begin
+    ids = torch.tensor([[begin, *checkpoint.tokenizer.encode(TEXT).tolist()]])
+    loss = float(stock(input_ids=ids, labels=ids).loss)
+    assert -score_with(checkpoint, TEXT).total / 5 == pytest.approx(loss, rel=1e-5)
+
+
+@torch.no_grad()
+def test_transformers_finds_a_masked_text_as_probable(
+    checkpoints: dict[str, OpenCheckpoint],
+) -> None:
+    checkpoint = checkpoints["masked"]
+    stock = AutoModelForMaskedLM.from_pretrained(checkpoint.folder, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    ids = tokenizer("amber birch", return_tensors="pt").input_ids
+    total = 0.0
+    for at in range(1, ids.shape[1] - 1):
+        masked = ids.clone()
+        masked[0, at] = tokenizer.mask_token_id
+        total += float(stock(input_ids=masked).logits[0, at].log_softmax(-1)[ids[0, at]])
+    assert score_with(checkpoint, "amber birch").total == pytest.approx(total, rel=1e-5)
 
 
 def test_order_matters_to_a_chain(checkpoints: dict[str, OpenCheckpoint]) -> None:

@@ -50,11 +50,12 @@ def test_a_line_holds_the_figures(tmp_path: Path) -> None:
 
 
 def test_the_heading_says_what_runs(tmp_path: Path) -> None:
-    output, _ = told(tmp_path, trainable=1000, ranks=2, strategy="fsdp")
+    output, _ = told(tmp_path, trainable=1000, ranks=2, strategy="fsdp", tokens_per_step=4096.0)
     heading = output.split("\n")[0]
     assert "tiny" in heading
     assert "803k parameters (1.00k trainable)" in heading
     assert "2 ranks (fsdp)" in heading
+    assert "4.10k tokens a step" in heading
 
 
 def test_validations_and_notes_are_lines(tmp_path: Path) -> None:
