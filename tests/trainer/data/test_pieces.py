@@ -57,6 +57,16 @@ def test_words_and_sentences_are_found_whatever_the_pieces(kind: str) -> None:
     assert begins == [word[0] for word in text.split()]
 
 
+@given(text=st.text(max_size=60))
+def test_every_word_of_any_text_begins_once(text: str) -> None:
+    """Bytes can spell everything, so no word may be missed: emoji, accents, any space."""
+    text = text.encode("utf-8", "ignore").decode()
+    (pieces,) = cut(tokenizer("bpe", "decoder").raw, [text])
+    assert len(begun(pieces, BEGINS_WORD)) == len(text.split())
+    sentences = begun(pieces, BEGINS_SENTENCE)
+    assert sentences[:1] == ([0] if len(pieces) else [])
+
+
 def test_sentences_of_scripts_without_spaces_are_found() -> None:
     (pieces,) = cut(tokenizer("bpe").raw, ["今日は。明日は。"])
     assert len(begun(pieces, BEGINS_SENTENCE)) == 2
