@@ -1,6 +1,6 @@
 """Puts together what a run needs, out of a recipe.
 
-    data -> network -> memory check -> objective -> ranks -> optimizer
+    data -> memory check -> network -> objective -> ranks -> optimizer
 
 What it refuses: a recipe that would not fit the memory, a batch that the ranks cannot
 share. Invariant: what depends on the first rank's work (trained tokenizers, shards) is
@@ -127,14 +127,15 @@ def assemble(
     """
     rows = micro_sequences(recipe, group.world)
     data = prepare_data(recipe, folder, group, progress)
-    progress("building the network")
-    network = make_network(recipe, data)
-    size = network.size()
+    # Before anything large exists: to find out by running out of memory takes others along.
     check_memory(
         estimate_memory(recipe, data.tokenizer.vocabulary_size, world=group.world),
         group.device,
         ranks.local_world,
     )
+    progress("building the network")
+    network = make_network(recipe, data)
+    size = network.size()
     network.to(group.device)
     objective = build_objective(recipe.objective, network, compiled=recipe.precision.compile)
     module = distribute(
