@@ -49,6 +49,15 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours_left} h"
 
 
+def clock(seconds: float) -> str:
+    """Return a time span as a clock shows it: 0:45, 12:46, 3:20:00."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours}:{minutes_left:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def figure(value: float) -> str:
     """Return a measured figure with four significant digits; no exponent near 1."""
     if not math.isfinite(value):

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from trainer.reporting import numbers
@@ -46,13 +47,19 @@ class TerminalReporter:
         if plan.first_step:
             self._say(Text(f"Resumed after step {plan.first_step:,}.", style="dim"))
         if self._console.is_terminal:
+            position = len(f"{plan.steps:,}/{plan.steps:,}")
             self._progress = Progress(
-                TextColumn("[bold]{task.completed:,.0f}[/]/{task.total:,.0f}"),
+                TextColumn(
+                    "[bold]{task.completed:,.0f}[/]/{task.total:,.0f}",
+                    table_column=Column(no_wrap=True, min_width=position),
+                ),
                 BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
                 console=self._console,
                 expand=True,
                 transient=True,
+                # What a command prints as its result must not end up among the progress.
+                redirect_stdout=False,
             )
             self._task = self._progress.add_task(
                 "", total=plan.steps, completed=plan.first_step, figures="starting"
@@ -111,10 +118,11 @@ class TerminalReporter:
         shown.append(f"{numbers.count(report.tokens_per_second)} tok/s")
         if report.mfu is not None:
             shown.append(f"MFU {numbers.percent(report.mfu)}")
-        shown.append(f"lr {report.learning_rate:.2e}")
         left = self._seconds_left(report)
         if left is not None:
-            shown.append(f"ETA {numbers.duration(left)}")
+            shown.append(f"ETA {numbers.clock(left)}")
+        # Last: what a narrow terminal cuts off.
+        shown.append(f"lr {report.learning_rate:.2e}")
         return shown
 
     def _seconds_left(self, report: StepReport) -> float | None:

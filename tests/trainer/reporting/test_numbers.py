@@ -64,6 +64,14 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (45.4, "0:45"), (766, "12:46"), (3599.6, "1:00:00"), (180_000, "50:00:00")],
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert numbers.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [
         (0, "0"),
@@ -99,5 +107,5 @@ def test_count_keeps_three_digits(value: float) -> None:
 @settings(deadline=None)
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_every_float_has_a_text(value: float) -> None:
-    for write in (numbers.count, numbers.figure, numbers.percent, numbers.duration):
+    for write in (numbers.count, numbers.figure, numbers.percent, numbers.duration, numbers.clock):
         assert write(value)
