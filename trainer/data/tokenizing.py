@@ -6,8 +6,8 @@ Texts are dropped as soon as they are tokens, so memory holds tokens and one chu
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import compress, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,10 @@ from trainer.data.tokenization import Tokenizer
 from trainer.errors import DataError, RecipeError
 from trainer.recipe.schema import DataOptions
 
+# A chunk ends at whichever comes first. An encoding with offsets takes some hundred times
+# the memory of its text, so long texts make short chunks.
 _CHUNK_EXAMPLES = 1024
+_CHUNK_CHARACTERS = 1_000_000
 # Labels that a message lists.
 _NAMED_LABELS = 12
 
@@ -64,7 +67,7 @@ def load_labelled(
     numbers = {label: number for number, label in enumerate(labels)}
     paths = tuple(dict.fromkeys(file.path for file in files))
     filler = _Filler(layout, tokenizer, task, numbers, paths, paired=bool(options.pair_field))
-    while chunk := list(islice(examples, _CHUNK_EXAMPLES)):
+    for chunk in _chunks(examples):
         filler.add(chunk)
         if progress is not None:
             progress(f"tokenized {len(filler)} examples")
@@ -72,6 +75,19 @@ def load_labelled(
         names = ", ".join(str(path) for path in paths[:3])
         raise DataError(f"{names}: no examples; the files hold nothing but a heading")
     return TASK_SETS[task](filler.table(), layout, labels, augmenter=augmenter, seed=seed)
+
+
+def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    chunk: list[Example] = []
+    characters = 0
+    for example in examples:
+        chunk.append(example)
+        characters += len(example.text) + len(example.pair)
+        if len(chunk) == _CHUNK_EXAMPLES or characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def make_layout(tokenizer: Tokenizer, task: str, options: DataOptions) -> Layout:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.trainer.data.tiny import TEXTS, tokenizer, write_jsonl, write_tsv
+from trainer.data import tokenizing
 from trainer.data.augmentation import Augmenter
 from trainer.data.batch import IGNORED, HasLengths
 from trainer.data.files import find_files
@@ -289,3 +290,14 @@ def test_more_examples_than_a_chunk_stay_in_order(tmp_path: Path) -> None:
         item = examples.item(0, index)
         assert item["input_ids"].tolist() == expected[rows[index][0]]
         assert int(item["labels"]) == index % 7
+
+
+def test_long_texts_make_short_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizing, "_CHUNK_CHARACTERS", 2 * len(TEXTS[0]))
+    rows = [{"text": TEXTS[0], "label": "x"}] * 5
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    told: list[str] = []
+    load_labelled(
+        find_files([path]), "classification", DataOptions(), ENCODER, ("x",), progress=told.append
+    )
+    assert told == [f"tokenized {done} examples" for done in (2, 4, 5)]
