@@ -1,0 +1,71 @@
+"""Ready recipes by the commands alone: an encoder, what is finetuned of it, word vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.trainer.e2e.small import answer, typed, write_reviews, write_text
+
+COMMON = (
+    "run.device=cpu",
+    "optimizer.warmup_steps=2",
+    "evaluation.every_steps=0",
+    "checkpoint.every_steps=0",
+    "report.tensorboard=false",
+    "report.html=false",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reviews")
+    write_reviews(folder / "train.tsv", 240)
+    write_reviews(folder / "dev.tsv", 60, seed=2)
+    write_text(folder / "corpus.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(data: Path) -> Path:
+    """A small encoder pretrained by masked language modelling."""
+    words = (
+        *("encoder-small", f"data.train={data / 'corpus.txt'}", "data.format=lines", *COMMON),
+        *("model.layers=1", "model.width=32", "model.heads=2", "model.inner_width=64"),
+        *("tokenizer.vocabulary_size=60", "data.sequence_length=32", "run.steps=6"),
+        *("batch.sequences=8", "batch.micro_sequences=4", "data.validation_fraction=0.1"),
+    )
+    summary = answer(typed("train", *words, "-o", data / "encoder", "--json"))
+    return Path(summary["checkpoint"])
+
+
+def test_finetuning_keeps_what_is_frozen_and_learns_the_rest(data: Path, encoder: Path) -> None:
+    words = (
+        *("sentiment-minilm", "--model", encoder, f"data.train={data / 'train.tsv'}"),
+        *(f"data.validation={data / 'dev.tsv'}", *COMMON, "run.steps=10", "batch.sequences=16"),
+        *("parts.freeze=features", "optimizer.learning_rate=0.01", "data.sequence_length=32"),
+    )
+    summary = answer(typed("finetune", *words, "-o", data / "tuned", "--json"))
+    before = load_file(encoder / "model.safetensors")
+    after = load_file(Path(summary["checkpoint"]) / "model.safetensors")
+    layers = [name for name in after if "encoder.layer" in name or "word_embeddings" in name]
+    assert layers
+    for name in layers:
+        # The stock classes say `bert.` before the encoder, or not, as the task wants.
+        own = name if name in before else name.removeprefix("bert.")
+        assert (before[own] == after[name]).all(), name
+    assert any("classifier" in name for name in after)
+    assert summary["evaluation"]["accuracy"] >= 0.4
+
+
+def test_word_embeddings_train_and_name_neighbours(data: Path) -> None:
+    words = (
+        *("word-embeddings", f"data.train={data / 'corpus.txt'}", "tokenizer.minimum_count=1"),
+        *("model.width=16", "run.steps=2", "report.html=false", "report.tensorboard=false"),
+    )
+    summary = answer(typed("train", *words, "-o", data / "vectors", "--json"))
+    assert summary["finished"] is True
+    near = answer(typed("evaluate", data / "vectors", "--text", "keeper", "--top-k", "3", "--json"))
+    assert len(near["nearest"]) == 3
