@@ -138,7 +138,7 @@ def train_ours(
 def held_out_loss(text: Text, held_out: ArrayCorpus, trained: Trained) -> float:
     model = SkipGram(text.counts, SkipGramOptions())
     model.inputs[:], model.outputs[:] = trained.inputs, trained.outputs
-    return model.loss(held_out)
+    return model.loss(held_out)[0]
 
 
 def unit_rows(matrix: Matrix) -> Matrix:
@@ -161,11 +161,11 @@ def ppmi_vectors(text: Text, width: int = 100) -> Matrix:
         # As the dynamic window weighs them: 5/5 for neighbours down to 1/5.
         np.add.at(together, (left[near], right[near]), (6 - distance) / 5)
     together += together.T
-    total = together.sum()
+    total = float(together.sum())
     rows = np.maximum(together.sum(axis=1), 1e-12)
     with np.errstate(divide="ignore"):
         information = np.log(together * total / np.outer(rows, rows))
-    values, vectors = np.linalg.eigh(np.maximum(information, 0))
+    values, vectors = np.linalg.eigh(np.where(information > 0, information, 0.0))
     largest = np.argsort(-np.abs(values))[:width]
     return np.asarray(vectors[:, largest] * np.sqrt(np.abs(values[largest])), dtype=np.float32)
 

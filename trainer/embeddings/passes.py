@@ -171,8 +171,8 @@ class Passes:
     def _validate(self) -> None:
         if self._validation is None:
             return
-        loss = self.model.loss(self._validation)
-        if math.isnan(loss):
+        loss, pairs = self.model.loss(self._validation)
+        if not pairs:
             self._reporter.note("the held-out text holds no two words of the vocabulary")
             return
         best = self.progress.best_loss is None or loss < self.progress.best_loss

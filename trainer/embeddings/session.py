@@ -173,5 +173,6 @@ def _export(loaded: LoadedRecipe, output: Path, text: PreparedText, passes: Pass
         metrics={} if loss is None else {"validation_loss": loss},
         device=torch.device("cpu"),
     )
-    vectors = WordVectors(passes.model.inputs, passes.model.outputs, settings)
+    model = passes.model
+    vectors = WordVectors(model.inputs, model.outputs, model.counts, settings)
     return export_checkpoint(output / "final", vectors, None, text.tokenizer, record)

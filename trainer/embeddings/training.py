@@ -101,12 +101,17 @@ class SkipGram:
             to be drawn or trained.
         options: see `SkipGramOptions`.
 
+    Attributes:
+        options: see `SkipGramOptions`.
+        counts: as given.
+
     Raises:
         ValueError: no word has a count.
     """
 
     def __init__(self, counts: NDArray[np.int64], options: SkipGramOptions) -> None:
         self.options = options
+        self.counts = counts
         self._native = load()
         self._keep = keep_thresholds(counts, options.subsample)
         self._alias = alias_table(counts)
@@ -210,11 +215,12 @@ class SkipGram:
             if not np.isfinite(matrix.sum(dtype=np.float64)):
                 raise DivergenceError(self._place(corpus, chunk, "a weight"))
 
-    def loss(self, corpus: Corpus) -> float:
-        """Return the mean loss of a pair (nats) on a text, with fixed random numbers.
+    def loss(self, corpus: Corpus) -> tuple[float, int]:
+        """Return the mean loss of a pair (nats) on a text, and the number of pairs.
 
         Thinning, windows and negatives are drawn as in training, from a seed of its own,
-        so two models with the same words are measured on the same pairs.
+        so two models with the same words are measured on the same pairs. Without a pair the
+        loss is NaN.
         """
         total, pairs = 0.0, 0
         for chunk in range(self.chunks(corpus)):
@@ -231,7 +237,7 @@ class SkipGram:
             )
             total += loss
             pairs += counted
-        return total / pairs if pairs else math.nan
+        return (total / pairs if pairs else math.nan), pairs
 
     def rate(self, chunk: int, chunks: int) -> float:
         """Return the learning rate of a chunk, of `chunks` over all passes."""

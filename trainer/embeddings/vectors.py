@@ -1,8 +1,8 @@
 """The checkpoint of word embeddings: two matrices and their words; nearest neighbours.
 
 A checkpoint is a directory with `config.json` (model_type "casemate-word-embeddings"),
-`model.safetensors` (`input_embeddings` and `output_embeddings`, f32[V, D]),
-`tokenizer.json`, whose ids are the rows, and `training.json`. It refuses directories of
+`model.safetensors` (`input_embeddings` and `output_embeddings`, f32[V, D], and `counts`,
+i64[V]), `tokenizer.json`, whose ids are the rows, and `training.json`. It refuses directories of
 another kind and matrices of another shape than config.json says.
 """
 
@@ -28,6 +28,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _INPUTS = "input_embeddings"
 _OUTPUTS = "output_embeddings"
+_COUNTS = "counts"
 _MAX_CONFIG_BYTES = 1 << 20
 Matrix = NDArray[np.float32]
 
@@ -53,11 +54,13 @@ class WordVectors:
         inputs: f32[V, D] the words' vectors.
         outputs: f32[V, D] the vectors they were held against; for further training and
             for the probability of a context.
+        counts: i64[V] occurrences in the training text; what negatives are drawn by.
         settings: what config.json says besides: window, negatives, subsample.
     """
 
     inputs: Matrix
     outputs: Matrix
+    counts: NDArray[np.int64]
     settings: Mapping[str, Any]
 
     def save(self, folder: Path, state: Mapping[str, Any] | None = None) -> None:
@@ -83,6 +86,7 @@ class WordVectors:
         tensors = {
             _INPUTS: np.ascontiguousarray(self.inputs),
             _OUTPUTS: np.ascontiguousarray(self.outputs),
+            _COUNTS: self.counts,
         }
         try:
             save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -107,17 +111,21 @@ class WordVectors:
             tensors = load_file(folder / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from error
-        expected = (config.get("vocabulary_size"), config.get("width"))
-        for name in (_INPUTS, _OUTPUTS):
-            found = tensors[name].shape if name in tensors else None
-            if found != expected or tensors[name].dtype != np.float32:
-                raise CheckpointError(
-                    f"{folder / WEIGHTS_FILE}: {name} should be float32 of the shape {expected}, "
-                    f"as {CONFIG_FILE} says, and is {found}"
-                )
+        shape = (config.get("vocabulary_size"), config.get("width"))
+        expected = {
+            _INPUTS: (shape, "float32"),
+            _OUTPUTS: (shape, "float32"),
+            _COUNTS: (shape[:1], "int64"),
+        }
+        found = {name: (tensor.shape, tensor.dtype.name) for name, tensor in tensors.items()}
+        if found != expected:
+            raise CheckpointError(
+                f"{folder / WEIGHTS_FILE} should hold {expected}, as {CONFIG_FILE} says, and "
+                f"holds {found}"
+            )
         own = ("model_type", "vocabulary_size", "width", "dtype")
         settings = {key: value for key, value in config.items() if key not in own}
-        return cls(tensors[_INPUTS], tensors[_OUTPUTS], settings)
+        return cls(tensors[_INPUTS], tensors[_OUTPUTS], tensors[_COUNTS], settings)
 
     def near(self, row: int, k: int, leave_out: frozenset[int]) -> list[tuple[int, float]]:
         """Return the k rows with the largest cosine to a row, and these, falling.
@@ -145,6 +153,22 @@ def is_word_embeddings(folder: Path) -> bool:
         return False
 
 
+def load_with_words(folder: Path) -> tuple[WordVectors, Tokenizer]:
+    """Read a checkpoint and the tokenizer whose ids are its rows.
+
+    Raises:
+        CheckpointError: it is of another kind, incomplete or damaged.
+    """
+    vectors = WordVectors.load(folder)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocabulary_size != len(vectors.inputs):
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.vocabulary_size:,} words, the model "
+            f"{len(vectors.inputs):,}; they are not of one run"
+        )
+    return vectors, tokenizer
+
+
 def nearest(folder: Path, word: str, k: int = 10) -> list[Neighbour]:
     """Return the k words nearest to a word, the nearest first.
 
@@ -157,13 +181,7 @@ def nearest(folder: Path, word: str, k: int = 10) -> list[Neighbour]:
         CheckpointError: the folder holds no word embeddings.
         DataError: the word is not in the vocabulary; the message has similar ones.
     """
-    vectors = WordVectors.load(folder)
-    tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocabulary_size != len(vectors.inputs):
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocabulary_size:,} words, the model "
-            f"{len(vectors.inputs):,}; they are not of one run"
-        )
+    vectors, tokenizer = load_with_words(folder)
     special = tokenizer.special.all()
     ids = tokenizer.encode(word.strip())
     if len(ids) != 1 or int(ids[0]) in special:
@@ -184,8 +202,7 @@ def write_word2vec_text(folder: Path, target: Path) -> int:
     Raises:
         CheckpointError: the folder holds no word embeddings.
     """
-    vectors = WordVectors.load(folder)
-    tokenizer = Tokenizer.load(folder)
+    vectors, tokenizer = load_with_words(folder)
     special = tokenizer.special.all()
     rows = [row for row in range(len(vectors.inputs)) if row not in special]
     with target.open("w", encoding="utf-8") as file:

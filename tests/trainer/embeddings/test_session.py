@@ -69,7 +69,6 @@ def recipe(text: Path, *changes: str) -> LoadedRecipe:
             f"data.train={text}",
             "data.format=lines",
             "data.validation_fraction=0.1",
-            "tokenizer.vocabulary_size=22",
             "model.width=16",
             "objective.subsample=0",
             "objective.window=3",
@@ -172,7 +171,7 @@ def test_going_on_with_other_data_is_refused(tmp_path, text):
 def test_a_text_of_unknown_words_is_refused(tmp_path):
     path = tmp_path / "rare.txt"
     path.write_text("\n".join(f"single{number}" for number in range(100)))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="minimum_count"):
         train_embeddings(recipe(path), tmp_path / "run", Recorder())
 
 

@@ -66,8 +66,8 @@ def test_training_lowers_the_loss_on_held_out_text():
     fresh = model()
     # A model that knows nothing gives each of 1 + 4 answers one half, or a little less of
     # them where a negative was the word itself.
-    assert 4.5 * np.log(2) < fresh.loss(held_out) <= 5 * np.log(2) + 1e-3
-    assert trained().loss(held_out) < 0.9 * fresh.loss(held_out)
+    assert 4.5 * np.log(2) < fresh.loss(held_out)[0] <= 5 * np.log(2) + 1e-3
+    assert trained().loss(held_out)[0] < 0.9 * fresh.loss(held_out)[0]
 
 
 def test_measuring_changes_nothing_and_gives_the_same_figure_twice():

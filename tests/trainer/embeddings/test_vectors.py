@@ -34,7 +34,8 @@ def folder(tmp_path):
     inputs = np.zeros((tokenizer.vocabulary_size, 2), dtype=np.float32)
     for word, row in ROWS.items():
         inputs[tokenizer.raw.token_to_id(word)] = row
-    WordVectors(inputs, inputs * np.float32(-2), {"window": 5}).save(tmp_path)
+    counts = np.arange(len(inputs))
+    WordVectors(inputs, inputs * np.float32(-2), counts, {"window": 5}).save(tmp_path)
     return tmp_path
 
 
@@ -44,6 +45,7 @@ def test_a_checkpoint_comes_back_as_it_was_written(folder):
     assert config["model_type"] == "casemate-word-embeddings"
     assert vectors.inputs.shape == (config["vocabulary_size"], config["width"])
     assert (vectors.outputs == vectors.inputs * -2).all()
+    assert vectors.counts.tolist() == [0, 1, 2, 3, 4, 5]
     assert dict(vectors.settings) == {"window": 5}
 
 
@@ -96,6 +98,7 @@ def write_half_floats(folder):
     tensors = {
         "input_embeddings": vectors.inputs.astype(np.float16),
         "output_embeddings": vectors.outputs.astype(np.float16),
+        "counts": vectors.counts,
     }
     save_file(tensors, folder / "model.safetensors")
 
@@ -125,7 +128,8 @@ def test_a_damaged_checkpoint_is_refused(folder, name):
 
 def test_a_tokenizer_of_another_run_is_refused(folder):
     vectors = WordVectors.load(folder)
-    WordVectors(vectors.inputs[:-1], vectors.outputs[:-1], {}).save(folder)
+    short = WordVectors(vectors.inputs[:-1], vectors.outputs[:-1], vectors.counts[:-1], {})
+    short.save(folder)
     with pytest.raises(CheckpointError, match="not of one run"):
         nearest(folder, "north")
 
