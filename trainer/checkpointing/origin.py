@@ -19,6 +19,7 @@ import torch
 
 import casemate
 import trainer
+from security.strictjson import MAX_SAFE_INTEGER
 from trainer.checkpointing.files import sha256_file
 from trainer.checkpointing.record import (
     RECORD_NAME,
@@ -36,7 +37,7 @@ from trainer.recipe.schema import Recipe
 
 WEIGHTS_NAME: Final = "model.safetensors"
 _PACKAGES: Final = ("torch", "transformers", "tokenizers", "numpy")
-_SOURCE_SUFFIXES: Final = frozenset({".py", ".cpp", ".toml"})
+_SOURCE_SUFFIXES: Final = frozenset({".py", ".cpp", ".hpp", ".toml"})
 
 
 def record_of_run(
@@ -59,7 +60,7 @@ def record_of_run(
         sources: of each file of data: name, sha256, bytes and role ("train", "validation").
         data_fingerprint: of the training set.
         steps: updates made.
-        metrics: figures of the validation data, finite.
+        metrics: figures of the validation data; what is not finite is left out.
         device: where it was computed.
         ranks: how many processes computed it.
         now: the time to record; the clock's by default.
@@ -78,7 +79,8 @@ def record_of_run(
         ),
         seeds={"run": recipe.run.seed},
         steps=steps,
-        metrics=dict(metrics),
+        # A figure that JSON cannot hold exactly (a perplexity beyond all reason) says nothing.
+        metrics={name: each for name, each in metrics.items() if abs(each) < MAX_SAFE_INTEGER},
         code=code_version(),
         environment=describe_environment(device, ranks),
         parent=parent_of(Path(recipe.model.source)) if recipe.model.source else None,

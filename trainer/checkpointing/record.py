@@ -128,7 +128,7 @@ class TrainingRecord:
         sources: the files of data.
         seeds: by what they seed.
         steps: updates made to what is in the checkpoint.
-        metrics: figures of the validation data; finite.
+        metrics: figures of the validation data; below 2^53 in size.
         code: what computed.
         environment: where.
         parent: what training started from; None if from new weights.

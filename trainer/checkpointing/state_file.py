@@ -1,10 +1,13 @@
 """`state.json` in a checkpoint of a run: everything of it that is no tensor.
 
-It is canonical JSON (RFC 8785), written last, and names every other file with its size
-and SHA-256. `digest` is the SHA-256 of the document without it, so that a damaged or
-edited file is noticed whichever it is. That is a safeguard against accidents, not against
-somebody who recomputes digests: checkpoints of a run stay on the machines that run it, and
-what is handed on is exported and signed.
+It is JSON with sorted keys and no spaces, written last, and names every other file with
+its size and SHA-256. Numbers come back as they were, to the last bit, and 2.0 is not 2:
+that is why it is not RFC 8785, whose numbers do not tell integers from others.
+
+`digest` is the SHA-256 of the document without it, so that a damaged or edited file is
+noticed whichever it is. That is a safeguard against accidents, not against somebody who
+recomputes digests: checkpoints of a run stay on the machines that run it, and what is
+handed on is exported and signed.
 
 Reading is strict: unknown or missing keys, other types and other formats are refused.
 """
@@ -12,12 +15,13 @@ Reading is strict: unknown or missing keys, other types and other formats are re
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from security.strictjson import StrictJsonError, canonical, parse
+from security.strictjson import StrictJsonError, parse
 from trainer.checkpointing.files import sha256_file
 from trainer.errors import CheckpointError
 
@@ -96,8 +100,10 @@ class RunState:
             },
         }
         try:
-            return canonical({**document, "digest": _digest(document)})
-        except StrictJsonError as error:
+            data = _canonical({**document, "digest": _digest(document)})
+            parse(data, max_bytes=_MAX_BYTES)
+            return data
+        except (ValueError, TypeError) as error:
             raise CheckpointError(
                 f"the progress of step {self.step} cannot be written as JSON: {error}"
             ) from error
@@ -146,4 +152,10 @@ def _decode(document: dict[str, Any]) -> RunState:
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(document)).hexdigest()
+    return hashlib.sha256(_canonical(document)).hexdigest()
+
+
+def _canonical(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(
+        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import torch
 
+from security.errors import CasemateError
 from trainer.distribution.environment import Ranks
 from trainer.distribution.group import connect
-from trainer.errors import CasemateError, DataError
+from trainer.errors import DataError
 
 FAILURE_SECONDS = 3.0
 # Generous: the machine may be busy. The promise of 30 s is about the default of 15.

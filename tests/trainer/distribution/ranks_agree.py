@@ -36,7 +36,9 @@ def main(folder: Path) -> None:
         assert group.broadcast({"from": group.rank}) == {"from": 0}
         assert group.gather([group.rank, "é" * group.rank]) == [[0, ""], [1, "é"]]
         assert group.max_(torch.tensor([group.rank])).item() == 1
-        results = {name_of(*case): one_case(folder, group, *case) for case in CASES}
+        results: dict[str, object] = {
+            name_of(*case): one_case(folder, group, *case) for case in CASES
+        }
         results["failure"] = one_rank_cannot_write(folder, group)
         if group.is_first:
             (folder / "results.json").write_text(json.dumps(results))
