@@ -277,3 +277,13 @@ def test_a_parent_in_several_files_has_one_digest(tmp_path: Path) -> None:
     assert parent_of(tmp_path) != whole
     with pytest.raises(CheckpointError, match="holds no weights"):
         parent_of(tmp_path / "nothing")
+
+
+def test_the_example_of_the_written_format_is_one() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "formats" / "checkpoint.md").read_text()
+    example = text.split("```json\n")[1].split("```")[0]
+    record = decode_record(canonical(json.loads(example)))
+    assert record.name == "char-shakespeare-cpu"
+    # Every key of the record has its line in the table.
+    for name in (field.name for field in dataclasses.fields(Environment)):
+        assert f".{name}`" in text
