@@ -206,6 +206,11 @@ class PairTally(Tally):
 
     def result(self, kind: str, examples: int, seconds: float) -> EvaluationResult:
         """See `Tally`."""
+        if self._targets == 0:
+            raise DataError(
+                "pairs are told from one another within a pass, and no pass had two of them; "
+                "give at least two pairs, and at least two to a pass (batch)"
+            )
         loss = mean_loss(self._plain, self._targets)
         ranks = retrieval_ranks(torch.cat(self._firsts), torch.cat(self._seconds))
         found = ranks <= 1

@@ -153,6 +153,17 @@ def test_partners_are_looked_for_in_the_whole_set(tmp_path: Path) -> None:
     assert result.metrics["mean_reciprocal_rank"] == pytest.approx(mean)
 
 
+def test_a_pair_alone_in_its_pass_still_takes_part_in_the_search(tmp_path: Path) -> None:
+    made = make("embedding")
+    dataset = data_of(made, "embedding", tmp_path)
+    # 30 pairs: the last pass has one, which has no loss.
+    result = measure(made, dataset, batch=29)
+    assert (result.examples, result.targets) == (30, 29)
+    assert result.metrics == measure(made, dataset, batch=15).metrics
+    with pytest.raises(DataError, match="at least two to a pass"):
+        measure(made, dataset, batch=1)
+
+
 def test_one_point_for_everything_finds_nothing() -> None:
     same = torch.ones(5, 3) / math.sqrt(3)
     assert retrieval_ranks(same, same).tolist() == [5] * 5
