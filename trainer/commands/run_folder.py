@@ -19,13 +19,14 @@ from trainer.recipe.parse import LoadedRecipe, load_recipe
 
 # What a run writes, in the order of its life (docs/guides/training.md lists it too).
 RECIPE_FILE = "recipe.toml"
+CHECKPOINTS_FOLDER = "checkpoints"
 FINAL_FOLDER = "final"
 TRAINING_FILE = "training.json"
 RUN_ENTRIES = frozenset(
     {
         RECIPE_FILE,
         FINAL_FOLDER,
-        "checkpoints",
+        CHECKPOINTS_FOLDER,
         "evaluation.json",
         "metrics.jsonl",
         "report.html",
@@ -64,7 +65,8 @@ def examine(folder: Path, loaded: LoadedRecipe) -> Literal["new", "continue"]:
             f"{folder} is no run's folder (it holds {foreign[0]}); "
             "choose an empty or a new one with -o"
         )
-    if RECIPE_FILE not in names:
+    if RECIPE_FILE not in names or not _has_progress(folder):
+        # Nothing was learned yet: a recipe that was refused may be put right and run again.
         return "new"
     _refuse_other(folder, loaded)
     if (folder / FINAL_FOLDER / TRAINING_FILE).is_file():
@@ -78,6 +80,12 @@ def examine(folder: Path, loaded: LoadedRecipe) -> Literal["new", "continue"]:
 def _of_a_run(name: str) -> bool:
     """Whether a run makes an entry of this name, or has it while it writes."""
     return name.startswith(".") or any(name.startswith(own) for own in RUN_ENTRIES)
+
+
+def _has_progress(folder: Path) -> bool:
+    """Whether a run has left a checkpoint; one that is half written is none."""
+    saved = (folder / CHECKPOINTS_FOLDER).glob("step-*")
+    return (folder / FINAL_FOLDER).exists() or any(path.suffix == "" for path in saved)
 
 
 def _refuse_other(folder: Path, loaded: LoadedRecipe) -> None:

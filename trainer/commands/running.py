@@ -30,6 +30,9 @@ from trainer.recipe.describe import all_values, describe
 from trainer.recipe.parse import LoadedRecipe, load_recipe
 from trainer.recipe.schema import Recipe
 
+# 128 and the number of SIGINT.
+EXIT_STOPPED = 130
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -161,5 +164,9 @@ def _run(request: Request, loaded: LoadedRecipe, folder: Path, continued: bool) 
     if continued and first:
         click.echo(f"continuing the run in {folder}", err=True)
     summary: Mapping[str, Any] | None = run(loaded, folder)
-    if first and summary is not None:
-        emit(request.as_json, dict(summary), render_summary)
+    if not first or summary is None:
+        return
+    emit(request.as_json, dict(summary), render_summary)
+    if not summary.get("finished", True):
+        # What a shell says of a command that Ctrl-C ended: nothing may follow on "&&".
+        sys.exit(EXIT_STOPPED)

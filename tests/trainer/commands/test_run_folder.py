@@ -105,7 +105,19 @@ def test_a_run_that_was_stopped_before_its_recipe_was_written_is_new(
     assert examine(tmp_path, loaded) == "new"
 
 
+def test_a_run_that_learned_nothing_yet_may_begin_again_with_another_recipe(
+    tmp_path: Path, loaded: LoadedRecipe
+) -> None:
+    folder = unfinished(tmp_path / "run", loaded)
+    (folder / "checkpoints" / "step-00000010").rename(
+        folder / "checkpoints" / "step-00000010.partial"
+    )
+    other = load_recipe("char-shakespeare-cpu", ["data.train=corpus.txt", "run.seed=1"])
+    assert examine(folder, other) == "new"
+
+
 def test_a_damaged_recipe_in_the_folder_is_named(tmp_path: Path, loaded: LoadedRecipe) -> None:
+    unfinished(tmp_path, loaded)
     (tmp_path / "recipe.toml").write_text("[run\n")
     with pytest.raises(RecipeError, match=r"recipe\.toml is no TOML"):
         examine(tmp_path, loaded)
