@@ -53,6 +53,7 @@ from trainer.checkpointing.tensors import (
 from trainer.checkpointing.together import together
 from trainer.checkpointing.writing import complete_checkpoints, write_checkpoint
 from trainer.distribution.group import Group
+from trainer.distribution.wrap import release_weights
 from trainer.errors import CheckpointError
 from trainer.recipe.digest import deciding_values, recipe_digest
 from trainer.recipe.schema import CheckpointOptions, Recipe
@@ -117,6 +118,7 @@ class Checkpointer:
         self.wait()
         if step in self._group.broadcast(complete_steps(self._folder)):
             return
+        release_weights(module)
         moments, values = optimizer_tensors(module, optimizers)
         tensors: Mapping[str, Tensor] = {**model_tensors(module), **moments}
         state = RunState(
@@ -233,6 +235,7 @@ class Checkpointer:
         optimizers: Sequence[torch.optim.Optimizer],
     ) -> None:
         metadata = read_metadata(folder)
+        release_weights(module)
         weights = model_tensors(module)
         check_model(weights, metadata)
         moments = optimizer_targets(module, optimizers, metadata)

@@ -92,13 +92,13 @@ class Watch:
     def give_up(self, error: BaseException, *, echo: bool) -> None:
         """Tell the other ranks that this one fails with `error`.
 
+        It returns on the first rank that fails, so that one rank raises its error; where
+        another rank was first, this process ends here.
+
         Args:
             error: what is about to leave this rank; only the name of its type is told.
             echo: it may only be the echo of another rank's failure. Then this waits for
                 the truth first, and ends the process if another rank is to blame.
-
-        Raises:
-            SystemExit: another rank failed before, and has told or will tell why.
         """
         if echo:
             # The watch ends this process when it finds a rank silent or reads a verdict.

@@ -30,6 +30,7 @@ LONGEST_SECONDS = 0.3
 
 
 def main(folder: Path, rounds: int) -> None:
+    warm_up(folder.with_name("warm-up"))
     moments = random.Random(7)
     restored: list[int] = []
     left_unfinished = 0
@@ -52,6 +53,21 @@ def main(folder: Path, rounds: int) -> None:
         completed = max([restored[-1], *said])
         left_unfinished += any(folder.glob("*.partial"))
     print(json.dumps({"restored": restored, "left_unfinished": left_unfinished}))
+
+
+def warm_up(folder: Path) -> None:
+    """Save and restore once, so that the children inherit all that is loaded on first use."""
+    module = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(module.parameters())
+    options = CheckpointOptions(asynchronous=False)
+    with (
+        connect(Ranks(), torch.device("cpu"), 15) as group,
+        Checkpointer(folder, options, group, Recipe()) as saver,
+    ):
+        saver.save(1, module, [optimizer], {})
+        latest = saver.latest()
+        assert latest is not None
+        saver.restore(latest, module, [optimizer])
 
 
 def child(folder: Path, pipe: int) -> None:

@@ -58,6 +58,9 @@ def one_case(folder: Path, group: Group, strategy: str, recompute: bool) -> dict
     )
     optimizers = tiny.make_optimizers(step)
     curve = tiny.train(module, optimizers, group, range(STEPS))
+    # As validation does; FSDP then keeps the weights that it gathered.
+    with torch.no_grad():
+        module(*tiny.micro_batch(99, 0))
     with Checkpointer(folder / name, CheckpointOptions(), group, Recipe()) as saver:
         saver.save(STEPS, module, optimizers, {"case": name}, score=1.0)
         # Training goes on while the checkpoint is written: it must hold the state of before.

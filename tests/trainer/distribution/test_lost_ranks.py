@@ -6,19 +6,23 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.trainer.distribution import lost_ranks
+from tests.trainer.distribution.once import made_once
 from trainer.distribution.lines import EXIT_LOST
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("lost")
-    command = [sys.executable, "-m", "tests.trainer.distribution.lost_ranks", str(folder)]
-    subprocess.run(command, check=True, timeout=110)
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.trainer.distribution.lost_ranks", str(folder)]
+        subprocess.run(command, check=True, timeout=110)
+
+    folder = made_once(tmp_path_factory, "lost-ranks", make)
     result: dict[str, Any] = json.loads((folder / "outcomes.json").read_text())
     return result
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trainer.distribution import ranks_agree, tiny
+from tests.trainer.distribution.once import made_once
 from trainer.checkpointing.checkpointer import Checkpointer
 from trainer.checkpointing.tensors import optimizer_tensors
 from trainer.distribution.environment import Ranks
@@ -26,7 +27,7 @@ STEPS = ranks_agree.STEPS
 
 
 class Outcome:
-    """What one rank and two ranks came to; made once."""
+    """What one rank came to, and two ranks, who left their part in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,12 +35,8 @@ class Outcome:
         self.optimizers = tiny.make_optimizers(self.step)
         with connect(Ranks(), torch.device("cpu"), 15) as group:
             self.curve = tiny.train(self.step, self.optimizers, group, range(STEPS))
-            with Checkpointer(folder / "alone", CheckpointOptions(), group, Recipe()) as saver:
-                saver.save(STEPS, self.step, self.optimizers, {"case": "alone"}, score=0.5)
             self.saved = self.state()
             self.further = tiny.train(self.step, self.optimizers, group, range(STEPS, STEPS + 2))
-        command = [sys.executable, "-m", "tests.trainer.distribution.ranks_agree", str(folder)]
-        assert launch(command, 2) == 0
         self.results: dict[str, Any] = json.loads((folder / "results.json").read_text())
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -49,9 +46,21 @@ class Outcome:
         return {name: value.clone() for name, value in {**weights, **moments}.items()}
 
 
+def _make(folder: Path) -> None:
+    """One rank saves; two ranks train, save, and go on from what the one has saved."""
+    step = tiny.make_step()
+    optimizers = tiny.make_optimizers(step)
+    with connect(Ranks(), torch.device("cpu"), 15) as group:
+        tiny.train(step, optimizers, group, range(STEPS))
+        with Checkpointer(folder / "alone", CheckpointOptions(), group, Recipe()) as saver:
+            saver.save(STEPS, step, optimizers, {"case": "alone"}, score=0.5)
+    command = [sys.executable, "-m", "tests.trainer.distribution.ranks_agree", str(folder)]
+    assert launch(command, 2) == 0
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return Outcome(tmp_path_factory.mktemp("ranks"))
+    return Outcome(made_once(tmp_path_factory, "ranks-agree", _make))
 
 
 @pytest.mark.parametrize("case", CASES)
