@@ -179,7 +179,7 @@ def correlation(trained: Trained, reference: Matrix) -> float:
         rows = unit_rows(matrix)
         cosines = np.einsum("ij,ij->i", rows[left], rows[right])
         ranks.append(np.argsort(np.argsort(cosines)))
-    return float(np.corrcoef(np.array(ranks))[0, 1])
+    return float(np.asarray(np.corrcoef(np.array(ranks)))[0, 1])
 
 
 def neighbours_shared(one: Trained, other: Trained) -> float:
