@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -104,19 +105,39 @@ def test_two_ranks_print_one_document_and_learn_the_same(
     assert summary["validation_loss"] == pytest.approx(finished[1]["validation_loss"], abs=1e-4)
 
 
+def started(recipe: Sequence[str], output: Path) -> subprocess.Popen[str]:
+    """A run in a process of its own, once it has left its first checkpoint."""
+    command = [sys.executable, "-m", "casemate.cli.main", "train", *recipe, "-o", str(output)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 100
+    while not list((output / "checkpoints").glob("step-????????")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    return process
+
+
+def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> None:
+    run = started(small_decoder(corpus, "run.steps=2000"), tmp_path / "run")
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert said == f"stopped after step {summary['steps']:,}; the same command goes on from there\n"
+    saved = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert saved.name == f"step-{summary['steps']:08}"
+    assert not (tmp_path / "run" / "final").exists()
+
+
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(corpus: Path, tmp_path: Path) -> None:
     recipe = small_decoder(corpus, "run.steps=240", "model.dropout=0.1")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert typed("train", *recipe, "-o", whole).exception is None
-    command = [sys.executable, "-m", "casemate.cli.main", "train", *recipe, "-o", str(cut)]
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 100
-    while not list((cut / "checkpoints").glob("step-????????")):
-        assert first.poll() is None
-        assert time.monotonic() < deadline
-        os.sched_yield()
+    first = started(recipe, cut)
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()
     assert not (cut / "final").exists()
     again = typed("train", *recipe, "-o", cut)
     assert again.exception is None, again.output

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.trainer.e2e.small import answer, typed, write_reviews, write_text
+from trainer.recipe.ready import ready_names
 
 COMMON = (
     "run.device=cpu",
@@ -69,3 +70,38 @@ def test_word_embeddings_train_and_name_neighbours(data: Path) -> None:
     assert summary["finished"] is True
     near = answer(typed("evaluate", data / "vectors", "--text", "keeper", "--top-k", "3", "--json"))
     assert len(near["nearest"]) == 3
+
+
+SMALLER: dict[str, tuple[str, ...]] = {
+    "char-shakespeare-cpu": (),
+    "decoder-124m-h100": ("tokenizer.vocabulary_size=300", "precision.compile=false"),
+    "decoder-1b-fsdp": (
+        *("tokenizer.vocabulary_size=300", "precision.compile=false", "model.kv_heads=1"),
+    ),
+    "encoder-small": ("tokenizer.vocabulary_size=60",),
+    "seq2seq-small": ("tokenizer.vocabulary_size=400",),
+    "rnn-adaptive-softmax": ("tokenizer.vocabulary_size=30", "objective.cutoffs=8,16"),
+    "cnn-classifier": ("tokenizer.vocabulary_size=40",),
+    "lstm-classifier": ("tokenizer.vocabulary_size=40",),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SMALLER))
+def test_a_ready_recipe_runs_as_it_is_but_small(data: Path, name: str) -> None:
+    corpus = data / ("train.tsv" if name.endswith("classifier") else "corpus.txt")
+    words = (
+        *(name, f"data.train={corpus}", "data.validation_fraction=0.2", "run.steps=2"),
+        *(*COMMON, "optimizer.warmup_steps=1", "model.layers=2", "model.width=32"),
+        *("model.heads=2", "model.inner_width=64", "data.sequence_length=32"),
+        *("batch.sequences=8", "batch.micro_sequences=4", "evaluation.patience=0"),
+        *("evaluation.sequences=8", "evaluation.samples=0", *SMALLER[name]),
+    )
+    summary = answer(typed("train", *words, "-o", data / "small" / name, "--json"))
+    assert (summary["finished"], summary["steps"]) == (True, 2)
+    assert (Path(summary["checkpoint"]) / "model.safetensors").is_file()
+    measured = answer(typed("evaluate", data / "small" / name, corpus, "--limit", "4", "--json"))
+    assert measured["loss"] > 0
+
+
+def test_every_ready_recipe_is_run_here() -> None:
+    assert {*SMALLER, "sentiment-minilm", "word-embeddings"} == set(ready_names())
