@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything heavy starts: paths that are not there.
+"""What can be known to be wrong before anything heavy starts: missing paths, odd shares.
 
 Only looks; reads no file and imports no framework.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer.errors import DataError, RecipeError
 from trainer.recipe.parse import LoadedRecipe
-from trainer.recipe.schema import PartsOptions
+from trainer.recipe.schema import PartsOptions, Recipe
 
 # A Hugging Face directory has at least this file.
 _CONFIG_FILE = "config.json"
@@ -44,6 +44,29 @@ def check_recipe(loaded: LoadedRecipe) -> None:
                 raise DataError(f"{key}: there is no file or directory {path}")
             if not os.access(path, os.R_OK):
                 raise DataError(f"{key}: {path} may not be read by this user")
+
+
+def check_ranks(recipe: Recipe, ranks: int) -> None:
+    """Check that so many ranks can share the work of a recipe.
+
+    Raises:
+        RecipeError: passes that the ranks cannot share evenly, or a family that runs as
+            one process.
+    """
+    if ranks == 1:
+        return
+    if recipe.model.family == "word-embeddings":
+        raise RecipeError(
+            "word embeddings are trained by one process with threads; leave out --ranks"
+        )
+    batch = recipe.batch
+    passes = batch.sequences // batch.micro_sequences if batch.micro_sequences else batch.sequences
+    if passes % ranks:
+        what = "passes of batch.micro_sequences" if batch.micro_sequences else "batch.sequences"
+        raise RecipeError(
+            f"{passes} {what} an update cannot be shared by {ranks} ranks; "
+            f"take a multiple of {ranks}"
+        )
 
 
 def _check_model(loaded: LoadedRecipe) -> None:

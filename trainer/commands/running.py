@@ -23,7 +23,7 @@ import click
 from casemate.cli.output import emit, json_option
 from security.errors import UsageError
 from trainer.commands.listing import listing, render_listing
-from trainer.commands.preflight import check_recipe
+from trainer.commands.preflight import check_ranks, check_recipe
 from trainer.commands.run_folder import default_folder, examine
 from trainer.commands.summary import render_summary
 from trainer.recipe.describe import all_values, describe
@@ -107,6 +107,7 @@ def execute(request: Request, overrides: tuple[str, ...] = ()) -> None:
     if request.command == "finetune" and not loaded.recipe.model.source:
         raise UsageError("finetuning starts from a model: give --model DIRECTORY")
     check_recipe(loaded)
+    check_ranks(loaded.recipe, request.ranks)
     folder = request.output or default_folder(loaded)
     state = examine(folder, loaded)
     if request.ranks > 1:

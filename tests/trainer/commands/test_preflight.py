@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.commands.preflight import check_recipe
+from trainer.commands.preflight import check_ranks, check_recipe
 from trainer.errors import DataError, RecipeError
 from trainer.recipe.parse import load_recipe
 
@@ -53,3 +53,27 @@ def test_a_missing_or_wrong_model(corpus: Path, tmp_path: Path) -> None:
 def test_a_finetuning_recipe_without_a_model_says_how(corpus: Path) -> None:
     with pytest.raises(RecipeError, match=r"casemate finetune sentiment-minilm --model DIRECTORY"):
         check_recipe(load_recipe("sentiment-minilm", [f"data.train={corpus}"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "message"),
+    [
+        (("batch.sequences=9",), 2, "9 batch.sequences an update cannot be shared by 2 ranks"),
+        (("batch.sequences=12", "batch.micro_sequences=4"), 2, "3 passes"),
+    ],
+)
+def test_a_batch_that_ranks_cannot_share(
+    overrides: tuple[str, ...], ranks: int, message: str
+) -> None:
+    recipe = load_recipe("char-shakespeare-cpu", overrides).recipe
+    check_ranks(recipe, 1)
+    check_ranks(recipe, 3)
+    with pytest.raises(RecipeError, match=message):
+        check_ranks(recipe, ranks)
+
+
+def test_word_embeddings_run_as_one_process() -> None:
+    recipe = load_recipe("word-embeddings").recipe
+    check_ranks(recipe, 1)
+    with pytest.raises(RecipeError, match="leave out --ranks"):
+        check_ranks(recipe, 2)
