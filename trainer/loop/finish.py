@@ -9,6 +9,7 @@ the network in memory. A report that cannot be made is a note, never a failed ru
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from trainer.reporting.html import render_report
 from trainer.reporting.reporter import Reporter
 
 _GENERATING = ("next-token",)
+_log = logging.getLogger(__name__)
 
 
 def finish(
@@ -103,10 +105,23 @@ def finish(
 
 def write_summary(output: Path, summary: dict[str, Any], *, html: bool) -> dict[str, Any]:
     """Draw the report and write summary.json, the last file of a run; return the summary."""
-    if html and summary["finished"]:
-        summary = {**summary, "report": str(render_report(output))}
-    write_whole(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    report = draw_report(output) if html and summary["finished"] else None
+    if report is not None:
+        summary = {**summary, "report": str(report)}
+    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def draw_report(output: Path) -> Path | None:
+    """Draw report.html from what a run has left so far; None if it cannot be written.
+
+    A run is worth more than its report: a full disk here must not make it fail.
+    """
+    try:
+        return render_report(output)
+    except OSError as problem:
+        _log.warning("the report could not be written: %s", problem.strerror)
+        return None
 
 
 def _figures(progress: Progress, reason: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@
     RUN/metrics.jsonl       every figure; RUN/tensorboard/ the same for TensorBoard
     RUN/final/              the checkpoint that the compiler takes; there only when it is whole
     RUN/report.html         for people
+    RUN/data.json           figures about the data: vocabulary, labels, warnings
     RUN/summary.json        written last
 
 What it refuses: to go on with other data than the run began with. Invariants: nothing
@@ -15,14 +16,14 @@ checkpoint where validation chose one, otherwise the last.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trainer.checkpointing.checkpointer import Checkpointer, SavedCheckpoint
+from trainer.checkpointing.origin import code_version, describe_environment
 from trainer.data.loader import Loader, Sweep
 from trainer.distribution.environment import Ranks, resolve
 from trainer.distribution.group import Group, connect
@@ -30,7 +31,7 @@ from trainer.errors import CheckpointError
 from trainer.loop.assembly import Assembly, assemble, is_running_text
 from trainer.loop.batches import autocast
 from trainer.loop.devices import choose_device, device_name
-from trainer.loop.finish import finish, write_summary
+from trainer.loop.finish import draw_report, finish, write_summary
 from trainer.loop.interrupts import StopRequest, stop_on_signals
 from trainer.loop.training import RunningTextFigures, Training
 from trainer.loop.update import Updater
@@ -126,6 +127,8 @@ class Session:
     def run(self, stop: StopRequest) -> dict[str, Any] | None:
         """Assemble, resume, train, finish."""
         parts = assemble(self._recipe, self._output, self._ranks, self._group, self._reporter.note)
+        if self._group.is_first and parts.data.report is not None:
+            write_whole(self._output / "data.json", json.dumps(parts.data.report, indent=1) + "\n")
         checkpoints = self._output / "checkpoints"
         with (
             self._loader(parts) as loader,
@@ -155,6 +158,9 @@ class Session:
                 )
             finally:
                 self._reporter.finish(summary)
+                # A run that failed is when its curves are wanted most.
+                if not summary and self._group.is_first and self._recipe.report.html:
+                    draw_report(self._output)
         if not self._group.is_first:
             return None
         return write_summary(self._output, summary, html=self._recipe.report.html)
@@ -247,5 +253,18 @@ class Session:
             recipe=all_values(recipe),
             recipe_digest=recipe_digest(recipe),
             sources=tuple(parts.data.sources),
-            environment={"torch": torch.__version__},
+            environment=_environment(group),
         )
+
+
+def _environment(group: Group) -> dict[str, str]:
+    """Return what computes, for people."""
+    found = describe_environment(group.device, group.world)
+    return {
+        "python": found.python,
+        "platform": found.platform,
+        "cpu": found.cpu,
+        "accelerators": ", ".join(found.accelerators) or "none",
+        "code": code_version().version,
+        **found.packages,
+    }

@@ -71,8 +71,13 @@ def test_validating_changes_nothing(whole: Path, tmp_path: Path) -> None:
 
 def test_the_best_checkpoint_is_exported_not_the_last(tmp_path: Path) -> None:
     # A rate that ruins what the first updates learned: the best is not the last.
-    words = ("optimizer.learning_rate=3", "optimizer.clip_norm=0", "optimizer.schedule=constant")
-    words += ("evaluation.every_steps=1", "optimizer.warmup_steps=12")
+    words = (
+        "optimizer.learning_rate=3",
+        "optimizer.clip_norm=0",
+        "optimizer.schedule=constant",
+        "optimizer.warmup_steps=12",
+        "evaluation.every_steps=1",
+    )
     summary = run_here(load_tiny(tmp_path, *words), tmp_path / "run")
     assert summary["best_step"] < summary["steps"]
     assert summary["evaluation"]["loss"] == pytest.approx(summary["validation_loss"], rel=1e-5)
