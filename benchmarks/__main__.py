@@ -12,7 +12,18 @@ import argparse
 import subprocess
 import sys
 
-BENCHMARKS = ("serving", "prefix", "encoder", "audit_log", "footprint")
+BENCHMARKS = (
+    "serving",
+    "prefix",
+    "encoder",
+    "audit_log",
+    "footprint",
+    "sentiment",
+    "regularization",
+    "softmax",
+    "chunked_loss",
+    "word_embeddings",
+)
 
 
 def main() -> None:

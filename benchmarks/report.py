@@ -6,12 +6,21 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_PACKAGES = ("llama-cpp-python", "onnxruntime", "grpcio", "protobuf", "cryptography", "numpy")
+SERVING_PACKAGES = (
+    "llama-cpp-python",
+    "onnxruntime",
+    "grpcio",
+    "protobuf",
+    "cryptography",
+    "numpy",
+)
+TRAINING_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def _cpu_model() -> str:
@@ -23,8 +32,14 @@ def _cpu_model() -> str:
     return platform.processor()
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/<name>.json`; return its path."""
+def write(name: str, result: dict[str, Any], packages: Sequence[str] = SERVING_PACKAGES) -> Path:
+    """Write `benchmarks/results/<name>.json`; return its path.
+
+    Args:
+        name: of the benchmark.
+        result: JSON values.
+        packages: whose versions decide the figures.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     document = {
@@ -36,7 +51,7 @@ def write(name: str, result: dict[str, Any]) -> Path:
             "kernel": platform.release(),
             "python": platform.python_version(),
         },
-        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "versions": {package: importlib.metadata.version(package) for package in packages},
         "result": result,
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
