@@ -79,6 +79,8 @@ def _start(
     environ = {
         # Unless told otherwise, the ranks share the cores instead of fighting for them.
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // ranks)),
+        # Each rank would warn that DDP looks for unused parameters and finds none.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         **base,
         "RANK": str(rank),
         "WORLD_SIZE": str(ranks),
