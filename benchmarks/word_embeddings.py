@@ -21,7 +21,7 @@ Quality, of each model of each round, on the same words:
 - ppmi_correlation: Spearman's correlation of the cosines of word pairs with those of a
   PPMI-SVD of the same text (Levy and Goldberg 2014); higher is better.
 - neighbours_shared: how many of the 10 nearest words two models share, of 500 words:
-  ours with gensim's, and two of gensim's that differ only in the seed.
+  ours with gensim's, and gensim's with gensim's of the round before (another seed).
 """
 
 from __future__ import annotations
@@ -238,7 +238,8 @@ def measure(text: Text, options: argparse.Namespace, folder: Path) -> dict[str, 
             text, corpus, epochs, threads, seed, kernels[-1]
         ),
     }
-    rounds = []
+    rounds: list[dict[str, Any]] = []
+    earlier: Trained | None = None
     for number in range(options.rounds):
         made = {name: run(number + 1) for name, run in runs.items()}
         figures: dict[str, Any] = {
@@ -249,11 +250,11 @@ def measure(text: Text, options: argparse.Namespace, folder: Path) -> dict[str, 
             }
             for name, trained in made.items()
         }
-        ours, theirs, other = (made[name] for name in (f"casemate {kernels[0]}", *list(runs)[0::2]))
-        figures["neighbours_shared"] = {
-            "ours and gensim": round(neighbours_shared(ours, theirs), 3),
-            "gensim and gensim (other threads' order)": round(neighbours_shared(theirs, other), 3),
-        }
+        ours, theirs = made[f"casemate {kernels[0]}"], made["gensim sentences"]
+        shared = {"ours and gensim": round(neighbours_shared(ours, theirs), 3)}
+        if earlier is not None:
+            shared["gensim and gensim"] = round(neighbours_shared(theirs, earlier), 3)
+        figures["neighbours_shared"], earlier = shared, theirs
         figures["whole_run_seconds"] = {
             "gensim": round(whole_run_gensim(file, folder, epochs, threads), 2),
             "casemate": round(whole_run_ours(file, folder / str(number), epochs, threads), 2),
