@@ -1,6 +1,6 @@
 // The arithmetic of one skip-gram pair, compiled once for each instruction set.
 //
-// Deliberately without an include guard: _sgns.cpp includes it several times, each time
+// Deliberately without an include guard: _sgns_walk.hpp includes it several times, each time
 // inside a namespace of its own, with SGNS_LANES set to the floats of one register and
 // the compiler told which instructions it may use. The vectors are the generic ones of
 // GCC and clang, so the same lines become AVX-512, AVX2, SSE or NEON.
