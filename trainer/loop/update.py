@@ -141,7 +141,7 @@ class Updater:
         )
 
     def _forward_backward(self, step: int, micro: MicroBatch) -> StepLoss:
-        seed_micro_batch(self._seed, step, micro.index)
+        seed_micro_batch(self._seed, step, micro.index, self._group.device)
         batch = to_device(micro.batch, self._group.device)
         with self._autocast():
             loss: StepLoss = self._module(batch)
