@@ -27,6 +27,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,7 @@ def curve(history: Sequence[Entry]) -> list[tuple[int, float, float]]:
 def row(way: str, runs: Sequence[RecipeRun]) -> dict[str, Any]:
     """Return the figures of one way, over its rounds."""
     marks = [(0, 0.0), *((one.summary["steps"], one.summary["seconds"]) for one in runs)]
-    rates = [
-        (after[0] - before[0]) / (after[1] - before[1])
-        for before, after in zip(marks, marks[1:], strict=False)
-    ]
+    rates = [(after[0] - before[0]) / (after[1] - before[1]) for before, after in pairwise(marks)]
     return {
         "softmax": way,
         "parameters": runs[0].parameters,
