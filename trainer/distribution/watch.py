@@ -213,8 +213,9 @@ class Watch:
         if self._ranks.supervisor is not None:
             time.sleep(_SUPERVISOR_SECONDS)
         print_error(
-            f"rank {rank} of {self._ranks.world} (on {host}) is lost: {reason}. It was killed, "
-            "ran out of memory, or its machine is gone; the other ranks end here. " + self._hint
+            f"rank {rank} of {self._ranks.world} (on {host}) is lost: {reason}. It hangs, "
+            "was killed, ran out of memory, or its machine is gone; the other ranks end here. "
+            + self._hint
         )
 
     def _speaks_for_first(self) -> bool:
