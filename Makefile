@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODELS := build/models/.complete
+# Compiled by setup; a change in them is one more reason to run it.
+NATIVE := $(wildcard trainer/embeddings/*.cpp trainer/embeddings/*.hpp)
 TEST_WORKERS ?= 2
 
 # The native parts of llama.cpp that are not served here are not built.
@@ -24,7 +26,7 @@ help: ## Show this list
 
 setup: $(STAMP) ## Make the virtual environment (about 3 minutes the first time: llama.cpp is compiled)
 
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml requirements.lock $(NATIVE)
 	@echo "Setting up $(VENV); the first time llama.cpp is compiled, which takes some minutes."
 	$(PYTHON) -m venv $(VENV)
 	unset SOURCE_DATE_EPOCH; $(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
@@ -67,8 +69,9 @@ fuzz: $(STAMP) ## Mutate model files against the pre-parsers (about 15 minutes)
 soak: $(STAMP) ## The tests that take minutes: every bit flip, a thousand trees, long races
 	$(BIN)/python -m pytest -q -m slow
 
+# The local label of a torch build (+cpu) would shut out every other build of that release.
 lock: $(STAMP) ## Write requirements.lock from this environment
-	{ echo '# Exact versions of everything that setup installs; written by `make lock`.'; $(BIN)/pip freeze --exclude-editable; } > requirements.lock
+	{ echo '# Exact versions of everything that setup installs; written by `make lock`.'; $(BIN)/pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > requirements.lock
 
 clean: ## Remove everything that was built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
