@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.data.assemble import evaluation_data
+from trainer.embeddings.evaluation import evaluate_embeddings
+from trainer.embeddings.vectors import is_word_embeddings
 from trainer.evaluation.network import Progress, evaluate_network
 from trainer.evaluation.opening import OpenCheckpoint, kind_of, open_checkpoint, require_fit
 from trainer.evaluation.result import EvaluationResult
@@ -49,6 +51,9 @@ def evaluate_checkpoint(
         RecipeError: the checkpoint cannot do what is asked.
         DivergenceError: the weights give no numbers.
     """
+    if is_word_embeddings(folder):
+        # No sequences and no output layer: this family measures itself.
+        return evaluate_embeddings(folder, paths, data)
     checkpoint = open_checkpoint(folder, device)
     wanted = objective or own_objective(checkpoint)
     require_fit(checkpoint, wanted.kind)
