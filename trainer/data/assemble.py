@@ -31,7 +31,7 @@ from trainer.recipe.schema import DataOptions, ModelOptions, ObjectiveOptions, R
 # Folder of the run that prepared text is kept in, unless data.cache names another.
 SHARDS = "shards"
 # A family that learns each text objective: what evaluation builds a recipe with.
-_FAMILIES = {"next-token": "decoder", "masked": "encoder", "infilling": "seq2seq"}
+_FAMILIES = {"next-token": "recurrent", "masked": "encoder", "infilling": "seq2seq"}
 
 
 @dataclass(frozen=True, slots=True)

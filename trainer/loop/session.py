@@ -30,6 +30,7 @@ from trainer.distribution.group import Group, connect
 from trainer.errors import CheckpointError
 from trainer.loop.assembly import Assembly, assemble, is_running_text
 from trainer.loop.batches import autocast
+from trainer.loop.claim import claim
 from trainer.loop.devices import choose_device, device_name
 from trainer.loop.finish import draw_report, finish, write_summary
 from trainer.loop.interrupts import StopRequest, stop_on_signals
@@ -69,15 +70,23 @@ def run(
 
     Raises:
         RecipeError, DataError: the recipe or the data cannot be used.
-        TrainingError: the run could not go on; what was saved is good.
+        TrainingError: the run could not go on, what was saved is good; or another process
+            is running in the folder.
     """
-    recipe = loaded.recipe
     ranks = resolve(os.environ if environ is None else environ)
     output.mkdir(parents=True, exist_ok=True)
-    if ranks.is_first:
+    if not ranks.is_first:
+        return _run(loaded, output, ranks, Reporters([]))
+    with claim(output):
         # Whole or not at all: the other ranks may be reading it.
-        write_whole(output / "recipe.toml", to_toml(recipe))
-    reporter = make_reporter(loaded, ranks, quiet=quiet)
+        write_whole(output / "recipe.toml", to_toml(loaded.recipe))
+        return _run(loaded, output, ranks, make_reporter(loaded, quiet=quiet))
+
+
+def _run(
+    loaded: LoadedRecipe, output: Path, ranks: Ranks, reporter: Reporter
+) -> dict[str, Any] | None:
+    recipe = loaded.recipe
     if recipe.model.family == "word-embeddings":
         from trainer.embeddings.session import train_embeddings
 
@@ -91,15 +100,13 @@ def run(
         return Session(loaded, output, ranks, group, reporter).run(stop)
 
 
-def make_reporter(loaded: LoadedRecipe, ranks: Ranks, *, quiet: bool) -> Reporter:
-    """Return who is told how the run goes: on the first rank people, elsewhere nobody."""
-    members: list[Reporter] = []
-    if ranks.is_first:
-        members.append(HistoryReporter())
-        if loaded.recipe.report.tensorboard:
-            members.append(TensorBoardReporter())
-        if not quiet:
-            members.append(TerminalReporter())
+def make_reporter(loaded: LoadedRecipe, *, quiet: bool) -> Reporter:
+    """Return who is told how the run goes."""
+    members: list[Reporter] = [HistoryReporter()]
+    if loaded.recipe.report.tensorboard:
+        members.append(TensorBoardReporter())
+    if not quiet:
+        members.append(TerminalReporter())
     return Reporters(members)
 
 

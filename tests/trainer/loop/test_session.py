@@ -10,7 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trainer.loop.runs import load_tiny, losses, run_here
-from trainer.errors import CheckpointError, DataError, MemoryEstimateError, RecipeError
+from trainer.errors import (
+    CheckpointError,
+    DataError,
+    MemoryEstimateError,
+    RecipeError,
+    TrainingError,
+)
+from trainer.loop.claim import claim
+from trainer.loop.session import run
 
 
 def weights(output: Path) -> bytes:
@@ -129,3 +137,16 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
 def test_a_batch_that_micro_batches_cannot_share_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="multiple"):
         load_tiny(tmp_path, "batch.micro_sequences=3")
+
+
+def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with (
+        claim(tmp_path / "run"),
+        pytest.raises(TrainingError, match="another process is running"),
+    ):
+        run(load_tiny(tmp_path), tmp_path / "run", quiet=True, environ={})
+    # The lock is gone with its holder, and what was refused left nothing behind.
+    summary = run(load_tiny(tmp_path), tmp_path / "run", quiet=True, environ={})
+    assert summary is not None
+    assert summary["finished"]
