@@ -19,10 +19,10 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup models demo test lint format stubs bench fuzz soak lock clean
+.PHONY: help setup models demo test lint format stubs bench bench-gpu fuzz soak lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(STAMP) ## Make the virtual environment (about 3 minutes the first time: llama.cpp is compiled)
 
@@ -62,6 +62,9 @@ stubs: $(STAMP) ## Generate casemate/pb from proto/
 
 bench: $(STAMP) $(MODELS) ## Measure everything the README quotes (about 15 minutes, needs a quiet machine)
 	$(BIN)/python -m benchmarks
+
+bench-gpu: $(STAMP) ## Speed and memory of training on this machine's GPUs (about 10 minutes; exit code 2 without one)
+	$(BIN)/python -m benchmarks.gpu_training
 
 fuzz: $(STAMP) ## Mutate model files against the pre-parsers (about 15 minutes)
 	$(BIN)/python -m tests.fuzz.fuzz_preparse --iterations 100000
