@@ -7,6 +7,7 @@ makes the mean. So one rank, several, and any cut into micro-batches give the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -31,32 +32,33 @@ def accumulate(module: nn.Module, *, last: bool) -> AbstractContextManager[None]
 def scale_gradients(parameters: Iterable[Tensor], factor: float) -> None:
     """Multiply all gradients by `factor`; parameters without one are left out."""
     gradients = _gradients(parameters)
-    if gradients:
+    if gradients and factor != 1.0:
         torch._foreach_mul_(gradients, factor)
 
 
 @torch.no_grad()
-def clip_norm(parameters: Iterable[Tensor], limit: float) -> float:
-    """Scale all gradients down so that their global L2 norm is at most `limit`.
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Return the L2 norm of all gradients together, as a scalar on their device.
 
-    Args:
-        parameters: of the whole network; shards of FSDP (DTensor) count as the whole, and
-            then every rank must call this.
-        limit: the largest allowed norm; 0 only measures.
-
-    Returns:
-        The norm before clipping, the same on every rank; nan or inf where a gradient is,
-        and then the gradients are left as they are.
+    A tensor, so that nobody waits for a GPU here. Shards of FSDP (DTensor) count as the
+    whole, and then every rank must call this; the norm is the same on all of them.
     """
     gradients = _gradients(parameters)
-    if not gradients:
-        return 0.0
     total = nn.utils.get_total_norm(gradients)
-    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
-    # The constant is torch's, so that figures compare with clip_grad_norm_.
-    if limit > 0 and limit < norm < float("inf"):
-        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
-    return norm
+    return total.full_tensor() if isinstance(total, DTensor) else total
+
+
+def clip_factor(norm: float, limit: float) -> float:
+    """Return what gradients are multiplied by so that their norm is at most `limit`.
+
+    Args:
+        norm: of all of them.
+        limit: the largest allowed norm; 0 allows any.
+    """
+    if 0 < limit < norm < math.inf:
+        # The constant is torch's, so that figures compare with clip_grad_norm_.
+        return limit / (norm + 1e-6)
+    return 1.0
 
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:

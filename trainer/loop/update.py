@@ -11,13 +11,19 @@ refused on every rank alike, since all of them judge the same all-reduced figure
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from trainer.data.loader import Loader, MicroBatch
-from trainer.distribution.gradients import accumulate, clip_norm, scale_gradients
+from trainer.distribution.gradients import (
+    accumulate,
+    clip_factor,
+    gradient_norm,
+    scale_gradients,
+)
 from trainer.distribution.group import Group
 from trainer.errors import DivergenceError
 from trainer.loop.batches import Autocast, count_tokens, to_device
@@ -27,8 +33,9 @@ from trainer.optimization.optimizers import Optimizers
 from trainer.optimization.schedule import learning_rate_factor
 from trainer.recipe.schema import OptimizerOptions
 
-# Figures that all ranks add up: total, plain, targets, right ones, tokens, wishes to stop.
-_FIGURES = 6
+# Figures that all ranks add up: plain, targets, right ones, tokens, wishes to stop. The
+# totals of the micro-batches follow, each in a place of its own.
+_FIGURES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,31 +114,30 @@ class Updater:
         figures = torch.zeros(
             _FIGURES + self._loader.micro_batches, dtype=torch.float64, device=self._group.device
         )
-        figures[5] = float(wants_stop)
         seen: list[MicroBatch] = []
         for number, micro in enumerate(self._loader.step(step), start=1):
             seen.append(micro)
             with accumulate(self._module, last=number == self._mine):
                 loss = self._forward_backward(step, micro)
-            figures[:4] += torch.stack([part.detach().double() for part in loss])
-            figures[4] += count_tokens(micro.batch)
-            figures[_FIGURES + micro.index] = (~torch.isfinite(loss.total.detach())).double()
+            counted = (loss.plain, loss.targets, loss.correct)
+            figures[:3] += torch.stack([each.double() for each in counted])
+            figures[_FIGURES + micro.index] = loss.total.detach()
+        figures[3] = sum(count_tokens(micro.batch) for micro in seen)
+        figures[4] = float(wants_stop)
         self._group.sum_(figures)
-        total, plain, targets, right, tokens, stop, *bad = figures.tolist()
-        if any(bad):
-            raise self._diverged(step, bad.index(next(filter(None, bad))), seen)
-        norm = self._scale_and_clip(targets)
-        if not math.isfinite(norm):
-            raise DivergenceError(
-                f"the gradient of step {step + 1} is no number, though its loss is; the weights "
-                "were left as they were. Lower optimizer.learning_rate, or set "
-                "optimizer.clip_norm, and continue from the last checkpoint"
-            )
+        parameters = list(self._optimizers.parameters())
+        figures = torch.cat([gradient_norm(parameters).to(figures).view(1), figures])
+        # The one place where a step waits for its GPU.
+        norm, plain, targets, right, tokens, stop, *totals = figures.tolist()
+        divisor = max(targets, 1.0)
+        # The gradient is that of the sum so far.
+        norm /= divisor
+        self._check(step, norm, totals, seen)
+        scale_gradients(parameters, clip_factor(norm, self._options.clip_norm) / divisor)
         self._optimizers.set_factor(learning_rate_factor(step, self._options, self._steps))
         self._optimizers.step()
-        divisor = max(targets, 1.0)
         return UpdateResult(
-            loss=total / divisor,
+            loss=math.fsum(totals) / divisor,
             plain=plain / divisor,
             accuracy=right / divisor if right >= 0 else None,
             tokens=int(tokens),
@@ -148,17 +154,22 @@ class Updater:
         loss.total.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _scale_and_clip(self, targets: float) -> float:
-        """Turn the gradient of the sum into that of the mean and clip it; return its norm."""
-        parameters = list(self._optimizers.parameters())
-        scale_gradients(parameters, 1.0 / max(targets, 1.0))
-        return clip_norm(parameters, self._options.clip_norm)
-
-    def _diverged(self, step: int, index: int, seen: list[MicroBatch]) -> DivergenceError:
-        mine = [micro for micro in seen if micro.index == index]
-        where = f" ({self._loader.where(mine[0])})" if mine else ""
-        return DivergenceError(
-            f"the loss of step {step + 1} is no number in micro-batch {index}{where}; the weights "
-            "were left as they were, and the last checkpoint is good. Look at that data, lower "
-            "optimizer.learning_rate or lengthen optimizer.warmup_steps"
-        )
+    def _check(
+        self, step: int, norm: float, totals: Sequence[float], seen: Sequence[MicroBatch]
+    ) -> None:
+        """Raise DivergenceError if a loss or the gradient is no number."""
+        bad = next((i for i, total in enumerate(totals) if not math.isfinite(total)), None)
+        if bad is not None:
+            mine = [micro for micro in seen if micro.index == bad]
+            where = f" ({self._loader.where(mine[0])})" if mine else ""
+            raise DivergenceError(
+                f"the loss of step {step + 1} is no number in micro-batch {bad}{where}; the "
+                "weights were left as they were, and the last checkpoint is good. Look at that "
+                "data, lower optimizer.learning_rate or lengthen optimizer.warmup_steps"
+            )
+        if not math.isfinite(norm):
+            raise DivergenceError(
+                f"the gradient of step {step + 1} is no number, though its loss is; the weights "
+                "were left as they were. Lower optimizer.learning_rate, or set "
+                "optimizer.clip_norm, and continue from the last checkpoint"
+            )

@@ -17,6 +17,7 @@ from tests.trainer.distribution.once import made_once
 from trainer.checkpointing.checkpointer import Checkpointer
 from trainer.checkpointing.tensors import optimizer_tensors
 from trainer.distribution.environment import Ranks
+from trainer.distribution.gradients import clip_factor, gradient_norm, scale_gradients
 from trainer.distribution.group import connect
 from trainer.distribution.launch import launch
 from trainer.distribution.wrap import full_state
@@ -126,14 +127,19 @@ def test_a_rank_that_cannot_write_fails_the_save_of_all(outcome: Outcome) -> Non
 
 
 def test_the_norm_of_nothing_and_of_no_number() -> None:
-    from trainer.distribution.gradients import clip_norm
-
     weight = torch.nn.Parameter(torch.ones(3))
-    assert clip_norm([weight], 1.0) == 0.0
+    assert float(gradient_norm([weight])) == 0.0
     weight.grad = torch.tensor([1.0, math.nan, 2.0])
-    assert math.isnan(clip_norm([weight], 1.0))
-    assert weight.grad[0] == 1.0
+    assert math.isnan(float(gradient_norm([weight])))
+    assert clip_factor(math.nan, 1.0) == clip_factor(math.inf, 1.0) == 1.0
+
+
+def test_clipping_is_one_multiplication() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    scale_gradients([weight], 0.5)
     weight.grad = torch.tensor([3.0, 0.0, 4.0])
-    assert clip_norm([weight], 0.0) == pytest.approx(5.0)
-    assert clip_norm([weight], 1.0) == pytest.approx(5.0)
+    norm = float(gradient_norm([weight]))
+    assert norm == pytest.approx(5.0)
+    assert clip_factor(norm, 0.0) == clip_factor(norm, 6.0) == 1.0
+    scale_gradients([weight], clip_factor(norm, 1.0))
     assert float(weight.grad.norm()) == pytest.approx(1.0, abs=1e-5)

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.distribution.gradients import accumulate, clip_norm, scale_gradients
+from trainer.distribution.gradients import (
+    accumulate,
+    clip_factor,
+    gradient_norm,
+    scale_gradients,
+)
 from trainer.distribution.group import Group
 
 VOCABULARY = 23
@@ -102,8 +107,8 @@ def train(
             figures += torch.tensor([float(loss.detach()), float(count)])
         group.sum_(figures)
         total, count = figures.tolist()
-        scale_gradients(module.parameters(), 1 / count)
-        norm = clip_norm(module.parameters(), limit)
+        norm = float(gradient_norm(module.parameters())) / count
+        scale_gradients(module.parameters(), clip_factor(norm, limit) / count)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
