@@ -349,6 +349,62 @@ class PartsOptions(_Section):
     freeze_layers: int = option(
         0, "Lowest transformer layers (and the embeddings) to freeze.", minimum=0, maximum=256
     )
+    adapter: str = option(
+        "none",
+        "Train few weights beside frozen ones: low-rank matrices (lora), or biases (bitfit).",
+        choices=("none", "lora", "bitfit"),
+    )
+    lora_rank: int = option(8, "Rank of LoRA's matrices.", minimum=1, maximum=1024)
+    lora_alpha: float = option(16.0, "LoRA's scale, over its rank.", minimum=0)
+
+
+@dataclass(frozen=True)
+class PrivacyOptions(_Section):
+    """Differential privacy: what the model may reveal of one record or one user at most."""
+
+    SECTION: ClassVar[str] = "privacy"
+    enabled: bool = option(False, "Train privately; every update is noised and accounted for.")
+    epsilon: float = option(
+        8.0, "What may be claimed at most, with all earlier releases.", minimum=0.01, maximum=1000
+    )
+    delta: float = option(
+        0.0, "Chance that the claim does not hold; 0 is half of 1/units.", minimum=0, maximum=0.1
+    )
+    unit: str = option("record", "Whom the claim protects.", choices=("record", "user"))
+    user_field: str = option("", "Field or column that names the user of a record.")
+    contributions: int = option(
+        1, "Records of one user that may be used; the rest is left out.", minimum=1
+    )
+    max_epochs: float = option(
+        0.0, "Expected passes over the data; 0 takes run.steps as it is.", minimum=0
+    )
+    noise_multiplier: float = option(
+        0.0, "Noise over clip; 0 solves for epsilon.", minimum=0, maximum=1000
+    )
+    clipping: str = option(
+        "flat",
+        "How a record's gradient is bounded: as a whole, by layer, or normalized (automatic).",
+        choices=("flat", "per-layer", "automatic"),
+    )
+    clip_norm: float = option(0.1, "Largest norm of a record's gradient.", minimum=1e-6)
+    truncation: float = option(
+        1.2, "A batch has at most so many times its expected size.", minimum=1.0, maximum=10
+    )
+    noise: str = option(
+        "gaussian",
+        "Continuous noise in float32, or discrete noise where exactness matters.",
+        choices=("gaussian", "discrete"),
+    )
+    ledger: str = option(
+        "", "Ledger of releases; empty is privacy-ledger.jsonl in the run's folder."
+    )
+    dataset: str = option("", "Name that the ledger counts this data under; empty is the recipe's.")
+    canaries: int = option(
+        0, "Records planted by secret coins, to audit the claim with.", minimum=0, maximum=100_000
+    )
+    tuning_runs: int = option(
+        0, "Earlier runs on this data that chose the recipe and are in no ledger.", minimum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -382,6 +438,7 @@ class Recipe:
     distribution: DistributionOptions = field(default_factory=DistributionOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    privacy: PrivacyOptions = field(default_factory=PrivacyOptions)
     report: ReportOptions = field(default_factory=ReportOptions)
 
     def __post_init__(self) -> None:
