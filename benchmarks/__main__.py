@@ -18,6 +18,8 @@ BENCHMARKS = (
     "encoder",
     "audit_log",
     "footprint",
+    "training_step",
+    "shakespeare",
     "sentiment",
     "regularization",
     "softmax",

@@ -215,7 +215,9 @@ def main() -> None:
     if options.tiny or options.only or options.overrides:
         print(json.dumps(found, indent=2))
         return
-    print("wrote", report.write("gpu_training", {"machine": about, "runs": found}))
+    result = {"machine": about, "runs": found}
+    packages = report.TRAINING_PACKAGES
+    print("wrote", report.write("gpu_training", result, packages, target="bench-gpu"))
 
 
 if __name__ == "__main__":

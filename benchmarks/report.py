@@ -32,18 +32,24 @@ def _cpu_model() -> str:
     return platform.processor()
 
 
-def write(name: str, result: dict[str, Any], packages: Sequence[str] = SERVING_PACKAGES) -> Path:
+def write(
+    name: str,
+    result: dict[str, Any],
+    packages: Sequence[str] = SERVING_PACKAGES,
+    target: str = "bench",
+) -> Path:
     """Write `benchmarks/results/<name>.json`; return its path.
 
     Args:
         name: of the benchmark.
         result: JSON values.
         packages: whose versions decide the figures.
+        target: of the Makefile, which runs it.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     document = {
-        "command": f"make bench  # or: python -m benchmarks {name}",
+        "command": f"make {target}  # or: python -m benchmarks {name}",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             "cpu": _cpu_model(),

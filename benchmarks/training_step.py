@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -293,11 +292,9 @@ def main() -> None:
         "rounds": options.rounds,
         "seconds_a_round": options.seconds,
         "load_average_before": load,
-        "torch": version("torch"),
-        "transformers": version("transformers"),
         "rows": rows,
     }
-    print("wrote", report.write("training_step", result))
+    print("wrote", report.write("training_step", result, report.TRAINING_PACKAGES))
 
 
 if __name__ == "__main__":
