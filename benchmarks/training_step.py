@@ -1,6 +1,6 @@
 """Time of one training step: our loop beside a plain loop of transformers and torch.
 
-    python -m benchmarks.training_step [--rounds 7] [--seconds 6] [--threads 2]
+    python -m benchmarks.training_step [--rounds 7] [--seconds 5] [--threads 2]
 
 Both train the same Llama-style decoder, in float32, from the same weights on the same
 batches in the same order, with AdamW (fused, matrices decay and vectors do not), a
@@ -267,7 +267,7 @@ def main() -> None:
     """Run the benchmark and write its result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of one loop in a round")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one loop in a round")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--tiny", action="store_true", help="a small size; writes no result")
     options = parser.parse_args()
