@@ -37,6 +37,7 @@ import torch
 
 from benchmarks import report
 from trainer.distribution.launch import launch
+from trainer.errors import RecipeError
 from trainer.recipe.parse import load_recipe
 from trainer.reporting.mfu import peak_flops
 
@@ -131,8 +132,12 @@ def start(
     """Start the ranks of a run and return its figures.
 
     Raises:
-        SystemExit: a rank failed; it has said why.
+        SystemExit: the recipe is not one, or a rank failed and has said why.
     """
+    try:
+        load_recipe(run.recipe, words)
+    except RecipeError as problem:
+        raise SystemExit(str(problem)) from None
     result = folder / f"{run.name}.json"
     command = [sys.executable, "-m", "benchmarks.gpu_rank", run.recipe, "--result", str(result)]
     command += ["--steps", str(pace.steps), "--warm-up", str(pace.warm_up)]

@@ -70,3 +70,4 @@ def test_an_override_that_no_recipe_has_is_named() -> None:
     done = benchmark("--tiny", "--only", "124m", "batch.micro_sequence=1")
     assert done.returncode != 0
     assert "batch.micro_sequence" in done.stderr
+    assert "Traceback" not in done.stderr
