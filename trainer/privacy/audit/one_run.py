@@ -3,8 +3,9 @@
 Steinke, Nasr and Jagielski, "Privacy auditing with one (1) training run" (2023). Each of
 m canaries is put into the data or left out by a fair, secret coin. The auditor looks at
 the model and guesses some of the coins, abstaining on the rest. If training is
-(epsilon, delta)-differentially private for one record more or less, Theorem 5.2 bounds
-the chance of v or more right guesses among r:
+(epsilon, delta)-differentially private for one record more or less, the paper's main
+theorem (computed as in its appendix D) bounds the chance of v or more right guesses
+among r:
 
     beta(v) + 2 m delta max_{1 <= i <= v} P[v > B >= v - i] / i,
     B ~ Binomial(r, q),  q = 1 / (1 + e^-epsilon),  beta(v) = P[B >= v]
