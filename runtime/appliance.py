@@ -124,7 +124,12 @@ class Appliance:
             drain_seconds=config.limits.max_deadline_seconds + _RETIRE_MARGIN_SECONDS
         )
         self.catalog = ModelCatalog(
-            self.store, trust, self._hosts, config=catalog_config, on_event=self._on_event
+            self.store,
+            trust,
+            self._hosts,
+            config=catalog_config,
+            on_event=self._on_event,
+            policy=lambda: self.policies.current,
         )
         stack.push_async_callback(self.catalog.close)
         metrics_server = MetricsServer(self.metrics, config.metrics_listen)

@@ -7,6 +7,7 @@
         ├── IdentityError            a certificate or a SPIFFE id is not acceptable
         ├── BundleError              a bundle is not acceptable (see .reason)
         │   ├── SignatureError       it is not signed by someone who is trusted
+        │   ├── AttestationError     what it states of its model cannot be relied on
         │   └── UnsafeModelError     a pre-parser refused a model file
         └── AuditError               the audit log is damaged, full or inconsistent
 
@@ -51,6 +52,10 @@ class BundleError(SecurityError):
 
 class SignatureError(BundleError):
     """A bundle is not signed by someone who is trusted."""
+
+
+class AttestationError(BundleError):
+    """What a bundle states of its model cannot be relied on, or is not what a rule asks for."""
 
 
 class UnsafeModelError(BundleError):

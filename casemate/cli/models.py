@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ def version_data(version: VersionInfo) -> dict[str, Any]:
         "security_epoch": version.security_epoch,
         "since_ms": version.since_ms,
         "reason": version.reason,
+        "privacy": version.privacy and asdict(version.privacy),
     }
 
 
@@ -90,6 +92,7 @@ def render_models(data: dict[str, Any]) -> None:
             version["state"] + ("" if version["ready"] or not _loaded(version) else " (not ready)"),
             since(version["since_ms"]),
             version["bundle_digest"][:12],
+            short_claim(version["privacy"]),
             version["reason"],
         ]
         for model in data["models"]
@@ -98,7 +101,27 @@ def render_models(data: dict[str, Any]) -> None:
     if not rows:
         click.echo("no models")
         return
-    table(["model", "task", "version", "state", "since", "digest", "reason"], rows)
+    table(["model", "task", "version", "state", "since", "digest", "privacy", "reason"], rows)
+
+
+def short_claim(claim: dict[str, Any] | None) -> str:
+    """Return a privacy claim for a table: "ε 8, user", or "-" where there is none."""
+    if claim is None:
+        return "-"
+    return f"ε {claim['epsilon']:.3g}, {claim['unit']}{', audited' if claim['audited'] else ''}"
+
+
+def long_claim(claim: dict[str, Any] | None) -> str:
+    """Return a privacy claim in words."""
+    if claim is None:
+        return "no claim"
+    unit = f"per {claim['unit']}"
+    if claim["unit"] == "user":
+        unit += f" (at most {claim['contributions']} of their records)"
+    audit = "not audited"
+    if claim["audited"]:
+        audit = f"an audit shows epsilon {claim['audited_epsilon']:.3g} at least"
+    return f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.3g} {unit}; {audit}"
 
 
 def since(milliseconds: int) -> str:
@@ -110,6 +133,13 @@ def _loaded(version: dict[str, Any]) -> bool:
     return version["state"] in {"live", "previous"}
 
 
+def _described(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the version that the manifest is of."""
+    version = data["manifest"]["version"]
+    found: dict[str, Any] = next(v for v in data["versions"] if v["version"] == version)
+    return found
+
+
 def _render_one(data: dict[str, Any]) -> None:
     manifest = data["manifest"]
     fields(
@@ -119,6 +149,7 @@ def _render_one(data: dict[str, Any]) -> None:
             "version": manifest["version"],
             "context": f"{data['context_tokens']} tokens, {data['max_sequences']} sequences",
             "license": manifest.get("license"),
+            "privacy": long_claim(_described(data)["privacy"]),
             "variants": [f"{each['id']} ({each['backend']})" for each in manifest["variants"]],
         }
     )

@@ -305,6 +305,18 @@ def _version(message: model_pb2.ModelVersion) -> types.VersionInfo:
         message.since_ms,
         message.reason,
         message.ready,
+        _privacy(message.privacy) if message.HasField("privacy") else None,
+    )
+
+
+def _privacy(message: model_pb2.PrivacyClaim) -> types.PrivacyInfo:
+    return types.PrivacyInfo(
+        message.epsilon,
+        message.delta,
+        message.unit,
+        message.contributions,
+        message.audited,
+        message.audited_epsilon,
     )
 
 

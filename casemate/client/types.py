@@ -141,8 +141,32 @@ class Inference:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacyInfo:
+    """What a version's signed bundle says of the privacy of its training data.
+
+    Attributes:
+        epsilon: over the training run and all earlier releases on the same data.
+        delta: the probability that epsilon does not bound.
+        unit: whom it protects: "record" or "user".
+        contributions: records of one user that were used at most.
+        audited: whether an audit found nothing against it.
+        audited_epsilon: the epsilon that the audit showed at least; 0 without one.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    contributions: int
+    audited: bool
+    audited_epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
 class VersionInfo:
-    """One version of a model; state is "live", "previous", "staged", ..."""
+    """One version of a model; state is "live", "previous", "staged", ...
+
+    `privacy` is None where the bundle makes no claim, or is not loaded.
+    """
 
     version: str
     state: str
@@ -151,6 +175,7 @@ class VersionInfo:
     since_ms: int
     reason: str
     ready: bool
+    privacy: PrivacyInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

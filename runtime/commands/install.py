@@ -62,12 +62,21 @@ def command(site: Site, bundle: Path, stage_only: bool, as_json: bool) -> None:
 def install_offline(
     config: ApplianceConfig, store: Store, bundle: Path, stage_only: bool
 ) -> dict[str, Any]:
-    """Verify a bundle and stage it in a store that no appliance has open."""
+    """Verify a bundle and stage it in a store that no appliance has open.
+
+    Raises:
+        BundleError, ModelNotAdmitted, PolicyError, StoreError: nothing is staged.
+    """
+    from runtime.models.admission import require_admission, standing_of
+    from runtime.policy import load_policy
     from runtime.probes import probes_of
     from security.bundle.opening import Trust, open_bundle
 
     with open_bundle(bundle, Trust.load(config.signers)) as verified:
         probes_of(verified)
+        manifest = verified.manifest
+        policy = load_policy(config.policy)
+        require_admission(policy, manifest.name, manifest.version, standing_of(verified))
         record = store.stage(verified, awaiting_start=not stage_only)
     return {"model": record.name, **record_data(record), "probes_passed": 0}
 

@@ -138,6 +138,7 @@ def record_data(record: Any) -> dict[str, Any]:
         "security_epoch": record.security_epoch,
         "since_ms": record.since_ms,
         "reason": record.reason,
+        "privacy": None,  # a stored bundle is not opened to be listed
     }
 
 

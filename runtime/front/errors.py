@@ -17,6 +17,7 @@ from runtime.front.failures import known_field, own_words
 from runtime.models.errors import (
     CatalogBusy,
     ModelExpired,
+    ModelNotAdmitted,
     ModelNotReady,
     NotPossible,
     ProbesFailed,
@@ -186,6 +187,9 @@ def _of_catalog(error: CasemateError) -> Refusal:
         case ModelExpired():
             message = "the model's signed end of life has passed"
             known = Refusal(code.FAILED_PRECONDITION, "MODEL_EXPIRED", message, field="model")
+        case ModelNotAdmitted():
+            # Made of fixed words and the numbers of a claim; an operator has to see why.
+            known = Refusal(code.FAILED_PRECONDITION, "NOT_ADMITTED", str(error), field="model")
         case CatalogBusy():
             message = "another operation on this model is running"
             known = Refusal(code.ABORTED, "MODEL_BUSY", message, retry_after_seconds=2.0)

@@ -13,7 +13,8 @@ second operation on a model while one runs. Invariants:
   version, and it finishes on the version it began on (runtime/models/loaded.py);
 - an operation outlives the call that asked for it: a client that hangs up does
   not leave half an update;
-- nothing here can take the live version away before the next has passed.
+- nothing here can take the live version away before the next has passed;
+- no version answers that the policy in force does not admit (runtime/models/admission.py).
 
 Used from the front's event loop only; disk and hashing work happens in threads.
 """
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from casemate.pb.casemate.v1 import model_pb2
+from runtime.models.admission import PolicyInForce, no_policy, require_admission, standing_of
 from runtime.models.errors import (
     CatalogBusy,
     ModelExpired,
@@ -41,6 +43,7 @@ from runtime.models.host import HostFactory
 from runtime.models.lifecycle import Lifecycle
 from runtime.models.loaded import LoadedVersion, ServedVersion
 from runtime.models.messages import model_message, version_message
+from runtime.policy.admission import PrivacyStanding
 from runtime.probes import probes_of
 from runtime.store.errors import StoreError
 from runtime.store.state import State, VersionRecord
@@ -86,6 +89,7 @@ class ModelCatalog:
         *,
         config: CatalogConfig | None = None,
         on_event: Callable[[str], None] | None = None,
+        policy: PolicyInForce = no_policy,
     ) -> None:
         """Prepare; nothing is loaded before `start`.
 
@@ -95,10 +99,12 @@ class ModelCatalog:
             hosts: starts a worker for a verified bundle.
             config: limits.
             on_event: told of changes nobody asked for ("fallback NAME ..."), for the audit log.
+            policy: gives the policy in force, whose admission rules decide what may run.
         """
         self._config = config or CatalogConfig()
         self._store = store
         self._trust = trust
+        self._policy = policy
         self._lifecycle = Lifecycle(
             store,
             trust,
@@ -106,6 +112,7 @@ class ModelCatalog:
             probe_timeout_seconds=self._config.probe_timeout_seconds,
             drain_seconds=self._config.drain_seconds,
             on_event=on_event or _ignore,
+            policy=policy,
         )
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -144,11 +151,14 @@ class ModelCatalog:
             UnknownVersion: no such version is loaded.
             ModelNotReady: the model has a live version but it is not loaded yet.
             ModelExpired: it was not expired when it was loaded, but is now.
+            ModelNotAdmitted: the policy admitted it when it was loaded, but does not now.
         """
         found = self._find(model, version)
-        expires = found.served.manifest.not_after
+        served = found.served
+        expires = served.manifest.not_after
         if expires is not None and utc_now() > expires:
-            raise ModelExpired(found.served.name, found.served.version)
+            raise ModelExpired(served.name, served.version)
+        require_admission(self._policy(), served.name, served.version, served.privacy)
         with found.lease() as served:
             yield served
 
@@ -179,6 +189,7 @@ class ModelCatalog:
         Raises:
             NotPossible: `incoming` is no name of a folder there.
             BundleError: the bundle does not verify, or has no probes.
+            ModelNotAdmitted: the policy does not admit it; it is not even staged.
             StoreError, ProbesFailed, CatalogBusy: the live version stays as it was.
         """
         return await self._outliving(self._install(incoming, stage_only))
@@ -188,7 +199,7 @@ class ModelCatalog:
 
         Raises:
             UnknownModel, UnknownVersion, NotPossible, CatalogBusy, ProbesFailed,
-            BundleError, StoreError: the live version stays as it was.
+            BundleError, ModelNotAdmitted, StoreError: the live version stays as it was.
         """
         return await self._outliving(self._promote(model, version))
 
@@ -196,7 +207,8 @@ class ModelCatalog:
         """Make the previous version live again, at once; the live one becomes previous.
 
         Raises:
-            UnknownModel, NotPossible (there is none), CatalogBusy, StoreError.
+            UnknownModel, NotPossible (there is none), CatalogBusy, ModelNotAdmitted,
+            StoreError.
         """
         return await self._outliving(self._rollback(model))
 
@@ -226,6 +238,8 @@ class ModelCatalog:
         name, passed, handed_over = bundle.manifest.name, 0, False
         try:
             probes_of(bundle)  # a bundle that could never go live is not even staged
+            standing = await asyncio.to_thread(standing_of, bundle)
+            require_admission(self._policy(), name, bundle.manifest.version, standing)
             async with self._exclusive(name):
                 record = await asyncio.to_thread(self._store.stage, bundle)
                 if not stage_only and not self._is_live(record):
@@ -236,7 +250,7 @@ class ModelCatalog:
                 bundle.close()
         return model_pb2.InstallBundleResponse(
             model=name,
-            version=version_message(record, ready=self._is_ready(record)),
+            version=self._message(record),
             probes_passed=passed,
         )
 
@@ -251,9 +265,7 @@ class ModelCatalog:
                         "install it again, or install a newer one"
                     )
                 record, passed = await self._lifecycle.bring_up(record)
-        return model_pb2.PromoteVersionResponse(
-            version=version_message(record, ready=self._is_ready(record)), probes_passed=passed
-        )
+        return model_pb2.PromoteVersionResponse(version=self._message(record), probes_passed=passed)
 
     async def _rollback(self, model: str) -> model_pb2.RollbackModelResponse:
         async with self._exclusive(model):
@@ -262,9 +274,7 @@ class ModelCatalog:
                 self._known(model)
                 raise NotPossible(f"{model} has no previous version to go back to")
             record, _ = await self._lifecycle.bring_up(previous, probe=False)
-        return model_pb2.RollbackModelResponse(
-            version=version_message(record, ready=self._is_ready(record))
-        )
+        return model_pb2.RollbackModelResponse(version=self._message(record))
 
     def _find(self, model: str, version: str) -> LoadedVersion:
         loaded = self._lifecycle.find(model, version)
@@ -295,11 +305,23 @@ class ModelCatalog:
         return record.state is State.LIVE and self._lifecycle.find(*record.key) is not None
 
     def _is_ready(self, record: VersionRecord) -> bool:
+        return self._facts(record)[0]
+
+    def _facts(self, record: VersionRecord) -> tuple[bool, PrivacyStanding]:
+        """Whether a version answers (it is loaded, runs and is admitted), and its claim."""
         loaded = self._lifecycle.find(*record.key)
-        return loaded is not None and loaded.served.host.ready
+        if loaded is None:
+            return False, PrivacyStanding()
+        policy, privacy = self._policy(), loaded.served.privacy
+        admitted = policy is None or not policy.refusal(record.name, privacy)
+        return loaded.served.host.ready and admitted, privacy
+
+    def _message(self, record: VersionRecord) -> model_pb2.ModelVersion:
+        ready, privacy = self._facts(record)
+        return version_message(record, ready=ready, privacy=privacy)
 
     def _model(self, name: str) -> model_pb2.Model:
-        return model_message(name, self._store.versions(name), self._is_ready)
+        return model_message(name, self._store.versions(name), self._facts)
 
     @asynccontextmanager
     async def _exclusive(self, model: str) -> AsyncIterator[None]:

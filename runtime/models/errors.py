@@ -7,6 +7,7 @@
         ├── ModelNotReady        UNAVAILABLE: it will be back; see .retry_after_ms
         ├── CatalogBusy          ABORTED: another operation on this model is running
         ├── ModelExpired         FAILED_PRECONDITION: the signed end of its life has passed
+        ├── ModelNotAdmitted     FAILED_PRECONDITION: the policy asks for another privacy claim
         ├── NotPossible          FAILED_PRECONDITION: the state does not allow it
         └── ProbesFailed         FAILED_PRECONDITION: the version did not pass; the live one stays
 
@@ -60,6 +61,20 @@ class ModelExpired(CatalogError):
         super().__init__(f"model {model} {version} has expired: install a newer version")
         self.model = model
         self.version = version
+
+
+class ModelNotAdmitted(CatalogError):
+    """The policy's admission rules refuse the version.
+
+    Attributes:
+        reason: why, for an operator; made of numbers and fixed words.
+    """
+
+    def __init__(self, model: str, version: str, reason: str) -> None:
+        super().__init__(f"the policy does not admit {model} {version}: {reason}")
+        self.model = model
+        self.version = version
+        self.reason = reason
 
 
 class CatalogBusy(CatalogError):

@@ -13,9 +13,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from runtime.models.errors import ProbesFailed
+from runtime.models.admission import PolicyInForce, require_admission, standing_of
+from runtime.models.errors import ModelNotAdmitted, ProbesFailed
 from runtime.models.host import HostFactory
 from runtime.models.loaded import LoadedVersion
+from runtime.policy.admission import PrivacyStanding
 from runtime.probes import run_probes
 from runtime.store.errors import StoreError
 from runtime.store.state import Key, State, VersionRecord
@@ -39,6 +41,7 @@ class Lifecycle:
         probe_timeout_seconds: float,
         drain_seconds: float,
         on_event: Callable[[str], None],
+        policy: PolicyInForce,
     ) -> None:
         self._store = store
         self._trust = trust
@@ -46,6 +49,7 @@ class Lifecycle:
         self._probe_timeout_seconds = probe_timeout_seconds
         self._drain_seconds = drain_seconds
         self._on_event = on_event
+        self._policy = policy
         self._loaded: dict[Key, LoadedVersion] = {}
         self._live: dict[str, LoadedVersion] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -108,8 +112,10 @@ class Lifecycle:
         try:
             if loaded is None:
                 loaded = await self._load(record, bundle)
-            elif bundle is not None:
-                bundle.close()
+            else:
+                if bundle is not None:
+                    bundle.close()
+                self._admit(record, loaded.served.privacy)
             passed = await self._probe(loaded) if probe or fresh else 0
         except (Exception, asyncio.CancelledError) as error:
             await self._give_up(record, error, unload=fresh)
@@ -131,7 +137,7 @@ class Lifecycle:
     async def _load(
         self, record: VersionRecord, bundle: VerifiedBundle | None = None
     ) -> LoadedVersion:
-        """Verify (unless just verified) and start a worker; close everything on failure."""
+        """Verify (unless just verified), admit, start a worker; close everything on failure."""
         if bundle is None:
             path = self._store.path_of(record)
             bundle = await asyncio.to_thread(open_bundle, path, self._trust)
@@ -141,6 +147,7 @@ class Lifecycle:
                     "digest-mismatch",
                     f"{record.name} {record.version}: the stored bundle is not the one journaled",
                 )
+            self._admit(record, await asyncio.to_thread(standing_of, bundle))
             host = await self._hosts(bundle)
         except BaseException:
             bundle.close()
@@ -148,6 +155,10 @@ class Lifecycle:
         loaded = LoadedVersion(bundle, host)
         self._loaded[record.key] = loaded
         return loaded
+
+    def _admit(self, record: VersionRecord, standing: PrivacyStanding) -> None:
+        """Ask the policy in force; raises ModelNotAdmitted."""
+        require_admission(self._policy(), record.name, record.version, standing)
 
     async def _probe(self, loaded: LoadedVersion) -> int:
         """Run the version's own probes; return how many passed."""
@@ -207,13 +218,16 @@ class Lifecycle:
 
         Without a usable previous version a bundle that does not verify is failed (so
         that it can be installed again), and one whose worker does not start stays
-        live, to be tried at the next start. One that has expired is not replaced by an
-        older one: it stays live and is not served.
+        live, to be tried at the next start. One that has expired, or that the policy
+        does not admit, is not replaced by an older one: it stays live and is not served.
         """
         name = live.name
         self._report(f"live version {name} {live.version} cannot be used: {error}")
         if isinstance(error, BundleError) and error.reason == "expired":
             # Its signer ended its life; that is no reason to serve an older one.
+            return
+        if isinstance(error, ModelNotAdmitted):
+            # The policy may change back. An operator who wants the older one rolls back.
             return
         previous = self._store.state.in_state(name, State.PREVIOUS)
         if previous is not None:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from runtime.models.admission import standing_of
 from runtime.models.host import Host
+from runtime.policy.admission import PrivacyStanding
 from runtime.probes import probes_of
 from security.bundle.manifest import BundleManifest
 from security.bundle.opening import VerifiedBundle
@@ -29,6 +31,7 @@ class ServedVersion:
         manifest: the signed manifest.
         manifest_json: its canonical bytes, as signed.
         host: takes the work.
+        privacy: what the bundle says of its model's privacy.
     """
 
     name: str
@@ -37,6 +40,7 @@ class ServedVersion:
     manifest: BundleManifest
     manifest_json: bytes = field(repr=False)
     host: Host = field(repr=False)
+    privacy: PrivacyStanding = field(default_factory=PrivacyStanding)
 
 
 class LoadedVersion:
@@ -51,6 +55,7 @@ class LoadedVersion:
             manifest=manifest,
             manifest_json=bundle.files["bundle.json"].read(),
             host=host,
+            privacy=standing_of(bundle),
         )
         self.probes = probes_of(bundle)
         self._bundle = bundle

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from casemate.pb.casemate.v1 import model_pb2
+from runtime.policy.admission import PrivacyStanding
 from runtime.store.state import State, VersionRecord
+from security.bundle.claim import PrivacyClaim
 
 _STATES: Mapping[State, model_pb2.VersionState] = MappingProxyType(
     {
@@ -21,7 +23,12 @@ _STATES: Mapping[State, model_pb2.VersionState] = MappingProxyType(
 )
 
 
-def version_message(record: VersionRecord, *, ready: bool) -> model_pb2.ModelVersion:
+Facts = Callable[[VersionRecord], tuple[bool, PrivacyStanding]]
+
+
+def version_message(
+    record: VersionRecord, *, ready: bool, privacy: PrivacyStanding
+) -> model_pb2.ModelVersion:
     """Return one version as a message."""
     return model_pb2.ModelVersion(
         version=record.version,
@@ -31,16 +38,36 @@ def version_message(record: VersionRecord, *, ready: bool) -> model_pb2.ModelVer
         since_ms=record.since_ms,
         reason=record.reason,
         ready=ready,
+        privacy=None if privacy.claim is None else claim_message(privacy.claim),
     )
 
 
-def model_message(
-    name: str, records: Iterable[VersionRecord], ready: Callable[[VersionRecord], bool]
-) -> model_pb2.Model:
-    """Return one model as a message; `records` come newest state change first."""
-    listed = list(records)
+def claim_message(claim: PrivacyClaim) -> model_pb2.PrivacyClaim:
+    """Return a privacy claim as a message."""
+    return model_pb2.PrivacyClaim(
+        epsilon=claim.epsilon,
+        delta=claim.delta,
+        unit=claim.unit,
+        contributions=claim.contributions,
+        audited=claim.audited,
+        audited_epsilon=claim.audit.lower_bound if claim.audit is not None else 0.0,
+    )
+
+
+def model_message(name: str, records: Iterable[VersionRecord], facts: Facts) -> model_pb2.Model:
+    """Return one model as a message.
+
+    Args:
+        name: the model's.
+        records: its versions, newest state change first.
+        facts: tells of a version whether it can answer, and its privacy claim.
+    """
+    listed = [(record, *facts(record)) for record in records]
     return model_pb2.Model(
         name=name,
-        task=listed[0].task if listed else "",
-        versions=[version_message(record, ready=ready(record)) for record in listed],
+        task=listed[0][0].task if listed else "",
+        versions=[
+            version_message(record, ready=ready, privacy=privacy)
+            for record, ready, privacy in listed
+        ],
     )

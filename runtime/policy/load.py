@@ -17,11 +17,14 @@ from typing import Any
 
 from runtime.filters.rewrite import RuleError
 from runtime.filters.rules import ACTIONS, DIRECTIONS, Rule, compile_rule
+from runtime.policy.admission import AdmissionRule
 from runtime.policy.model import Policy, PolicyError, Role, RoleLimits
+from security.bundle.claim import MAX_DELTA, MAX_EPSILON, UNITS
 
 FORMAT_VERSION = 1
 MAX_POLICY_BYTES = 1 << 20
 MAX_RULES = 1000
+MAX_ADMISSION_RULES = 100
 _ROLE_NAME = re.compile(r"[a-z0-9-]{1,32}")
 _METHOD = re.compile(r"\*|[A-Za-z0-9_.]+/(\*|[A-Za-z0-9_]+\*?)")
 _NAME_PATTERN = re.compile(r"[a-z0-9._-]{0,64}\*?")
@@ -41,6 +44,7 @@ _RULE_KEYS = frozenset(
         "max_match_chars",
     }
 )
+_ADMISSION_KEYS = frozenset(f.name for f in dataclasses.fields(AdmissionRule))
 
 
 def _strings(
@@ -132,6 +136,35 @@ def _rule(table: Any, index: int) -> Rule:
         raise PolicyError(f"{where}: {error}") from None
 
 
+def _admission(table: Any, index: int) -> AdmissionRule:
+    where = f"admission[{index}]"
+    fields = _known(table, _ADMISSION_KEYS, where)
+    unit = fields.get("unit")
+    if unit not in UNITS:
+        raise PolicyError(f"{where}.unit must be one of {', '.join(UNITS)}")
+    audited = fields.get("audited", False)
+    if not isinstance(audited, bool):
+        raise PolicyError(f"{where}.audited must be true or false")
+    models = _names(fields, "models", where, ("*",))
+    if not models:
+        raise PolicyError(f"{where}.models must name a model")
+    return AdmissionRule(
+        models=models,
+        unit=unit,
+        max_epsilon=_bound(fields, "max_epsilon", where, MAX_EPSILON),
+        max_delta=_bound(fields, "max_delta", where, MAX_DELTA),
+        audited=audited,
+    )
+
+
+def _bound(table: dict[str, Any], key: str, where: str, highest: float) -> float:
+    """Return a required number in (0, highest]; TOML's nan and inf are none."""
+    value = table.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= highest:
+        raise PolicyError(f"{where}.{key} must be a number above 0, at most {highest:g}")
+    return float(value)
+
+
 def parse_policy(data: bytes) -> Policy:
     """Parse the bytes of policy.toml.
 
@@ -144,7 +177,7 @@ def parse_policy(data: bytes) -> Policy:
         document = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PolicyError(f"the policy is not valid TOML: {error}") from None
-    _known(document, frozenset({"version", "roles", "rules"}), "the policy")
+    _known(document, frozenset({"version", "roles", "rules", "admission"}), "the policy")
     if document.get("version") != FORMAT_VERSION:
         raise PolicyError(f"version must be {FORMAT_VERSION}")
     roles = document.get("roles", {})
@@ -153,6 +186,11 @@ def parse_policy(data: bytes) -> Policy:
         raise PolicyError("roles must be tables [roles.NAME], rules an array [[rules]]")
     if len(rules) > MAX_RULES:
         raise PolicyError(f"more than {MAX_RULES} rules")
+    admission = document.get("admission", [])
+    if not isinstance(admission, list):
+        raise PolicyError("admission must be an array [[admission]]")
+    if len(admission) > MAX_ADMISSION_RULES:
+        raise PolicyError(f"more than {MAX_ADMISSION_RULES} admission rules")
     compiled = tuple(_rule(table, index) for index, table in enumerate(rules))
     names = [rule.name for rule in compiled]
     for name, count in Counter(names).items():
@@ -162,6 +200,7 @@ def parse_policy(data: bytes) -> Policy:
         digest=hashlib.sha256(data).hexdigest(),
         roles={name: _role(name, table) for name, table in roles.items()},
         rules=compiled,
+        admission=tuple(_admission(table, index) for index, table in enumerate(admission)),
     )
     policy.prepare()
     return policy

@@ -1,4 +1,4 @@
-"""What a policy says: roles with methods, models and limits, and text rules.
+"""What a policy says: roles with methods, models and limits, text rules, admission.
 
 Everything is frozen and default deny: a role that is not named, a method no line
 of its role allows and a model no line names are refused. The text rules are
@@ -13,6 +13,8 @@ from typing import Literal
 
 from runtime.filters.rewrite import RuleError
 from runtime.filters.rules import Rule, RuleSet
+from runtime.policy.admission import AdmissionRule, PrivacyStanding, refusal
+from runtime.policy.names import any_matches
 from security.errors import CasemateError
 
 Direction = Literal["in", "out"]
@@ -24,18 +26,6 @@ _NO_NAME = "\0"
 
 class PolicyError(CasemateError):
     """policy.toml is missing, malformed or cannot be enforced."""
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether `pattern` ("*", "prefix*" or an exact name) covers `name`."""
-    if pattern.endswith("*"):
-        return name.startswith(pattern[:-1])
-    return pattern == name
-
-
-def any_matches(patterns: tuple[str, ...], name: str) -> bool:
-    """Whether one of `patterns` covers `name`."""
-    return any(matches(pattern, name) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +66,15 @@ class Policy:
 
     Attributes:
         digest: lower-case hex SHA-256 of the file's bytes.
+        roles: by name.
+        rules: for texts.
+        admission: for models; none asks for nothing.
     """
 
     digest: str
     roles: Mapping[str, Role]
     rules: tuple[Rule, ...]
+    admission: tuple[AdmissionRule, ...] = ()
     _sets: dict[tuple[int, ...], RuleSet] = field(default_factory=dict, repr=False, compare=False)
 
     def prepare(self) -> None:
@@ -106,6 +100,10 @@ class Policy:
                 self._sets[selection] = self._compiled(selection)
         except RuleError as error:
             raise PolicyError(str(error)) from None
+
+    def refusal(self, model: str, standing: PrivacyStanding) -> str:
+        """Return why a model may not run here, or "" when it may."""
+        return refusal(self.admission, model, standing)
 
     def rule_set(self, role: str, model: str, direction: Direction) -> RuleSet | None:
         """Return the rules for texts of `role` and `model` that go in `direction`, if any."""

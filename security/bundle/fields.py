@@ -11,6 +11,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ANY_NAME = re.compile(r"[^\0]+")
+
 
 class FieldError(ValueError):
     """A field is missing, unknown or unacceptable; the message starts with its path."""
@@ -51,6 +54,18 @@ class Fields:
         if pattern.fullmatch(value) is None:
             raise FieldError(f"{self._path}{name}: not of the required form")
         return value
+
+    def sha256(self, name: str) -> str:
+        """Return a SHA-256 as 64 lower-case hexadecimal digits."""
+        return self.text(name, _SHA256, 64)
+
+    def name(self, name: str) -> str:
+        """Return a string of 1 to 255 characters, such as a file's name."""
+        return self.text(name, _ANY_NAME, 255)
+
+    def raw(self, name: str) -> object:
+        """Return the field as it was parsed; the caller checks it."""
+        return self._take(name)
 
     def optional_text(self, name: str, max_chars: int) -> str | None:
         """Return a string without NUL and in NFC, or None for null."""

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from security.bundle.attestations import privacy_claim
 from security.bundle.content import PROBES_NAME, Step, examine
 from security.bundle.opening import DEFAULT_LIMITS, seal_files, verify_signatures
 from security.bundle.tree import OpenLimits, list_tree, opened_root
@@ -70,7 +71,8 @@ def sign_bundle(
         limits: those of whoever will open it.
 
     Raises:
-        BundleError: opening would refuse it; nothing is changed.
+        BundleError: opening would refuse it, or its privacy claim could not be relied on
+            (`AttestationError`); nothing is changed.
         OSError: the signatures cannot be written.
     """
     with opened_root(path) as root_fd, ExitStack() as closing:
@@ -79,6 +81,8 @@ def sign_bundle(
         files = seal_files(root_fd, dict.fromkeys(names), limits, closing)
         examined = examine(files, now=now or datetime.now(UTC), minimum_epoch=0, on_step=_ignore)
         manifest = examined.manifest
+        # Opening does not look at statements; nobody should sign a false one unawares.
+        privacy_claim(files, manifest)
         digests = {name: file.sha256 for name, file in files.items()}
         signatures = sign_files(f"{manifest.name}-{manifest.version}", digests, keys)
         statement, signer = verify_signatures(signatures, Trust.of(keys.public()), limits)

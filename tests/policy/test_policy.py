@@ -9,7 +9,7 @@ import pytest
 from casemate.cli.templates import POLICY
 from runtime.filters.rules import RuleSet
 from runtime.policy import PolicyError, PolicyHolder, parse_policy
-from runtime.policy.model import any_matches
+from runtime.policy.names import any_matches
 
 MINIMAL = 'version = 1\n[roles.device]\nmethods = ["a.B/C"]\nmodels = ["gemma*", "minilm"]\n'
 

@@ -26,8 +26,24 @@ VERSION_STATE_RETIRED: VersionState
 VERSION_STATE_REVOKED: VersionState
 VERSION_STATE_FAILED: VersionState
 
+class PrivacyClaim(_message.Message):
+    __slots__ = ("epsilon", "delta", "unit", "contributions", "audited", "audited_epsilon")
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    AUDITED_FIELD_NUMBER: _ClassVar[int]
+    AUDITED_EPSILON_FIELD_NUMBER: _ClassVar[int]
+    epsilon: float
+    delta: float
+    unit: str
+    contributions: int
+    audited: bool
+    audited_epsilon: float
+    def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., unit: _Optional[str] = ..., contributions: _Optional[int] = ..., audited: _Optional[bool] = ..., audited_epsilon: _Optional[float] = ...) -> None: ...
+
 class ModelVersion(_message.Message):
-    __slots__ = ("version", "state", "bundle_digest", "security_epoch", "since_ms", "reason", "ready")
+    __slots__ = ("version", "state", "bundle_digest", "security_epoch", "since_ms", "reason", "ready", "privacy")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +51,7 @@ class ModelVersion(_message.Message):
     SINCE_MS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_FIELD_NUMBER: _ClassVar[int]
     version: str
     state: VersionState
     bundle_digest: str
@@ -42,7 +59,8 @@ class ModelVersion(_message.Message):
     since_ms: int
     reason: str
     ready: bool
-    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[VersionState, str]] = ..., bundle_digest: _Optional[str] = ..., security_epoch: _Optional[int] = ..., since_ms: _Optional[int] = ..., reason: _Optional[str] = ..., ready: _Optional[bool] = ...) -> None: ...
+    privacy: PrivacyClaim
+    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[VersionState, str]] = ..., bundle_digest: _Optional[str] = ..., security_epoch: _Optional[int] = ..., since_ms: _Optional[int] = ..., reason: _Optional[str] = ..., ready: _Optional[bool] = ..., privacy: _Optional[_Union[PrivacyClaim, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "task", "versions")
