@@ -1,0 +1,173 @@
+"""One private update of the weights.
+
+The counterpart of `trainer.loop.update`, with the same result, so that the loop around it
+does not know which of them it calls.
+
+Invariants: an update is charged, and the charge is on the disk, before anything of it
+touches the weights; noise is added once, by the first rank, to the sum over all ranks;
+what the sum is divided by is public and the same for every update, however many records
+were drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from trainer.distribution.group import Group
+from trainer.errors import DivergenceError
+from trainer.loop.batches import Autocast, count_tokens, to_device
+from trainer.loop.randomness import seed_micro_batch
+from trainer.loop.update import UpdateResult
+from trainer.optimization.optimizers import Optimizers
+from trainer.optimization.schedule import learning_rate_factor
+from trainer.privacy.gradients import PerExampleGradients
+from trainer.privacy.loader import PrivateLoader, PrivateMicroBatch
+from trainer.privacy.noise import add_noise_
+from trainer.privacy.plan import PrivacyPlan
+from trainer.privacy.randomness import SecretGenerator
+from trainer.privacy.releases import Releases
+from trainer.recipe.schema import OptimizerOptions
+
+# Figures that all ranks add up: total, plain, targets, right ones, tokens, wishes to stop.
+_FIGURES = 6
+
+
+class PrivateUpdater:
+    """Makes private updates.
+
+    Args:
+        network: its trainable weights move.
+        gradients: sums clipped per-example gradients of these weights.
+        optimizers: over the same weights.
+        loader: draws the records.
+        plan: everything that the claim rests on.
+        releases: where each update is charged, on the first rank.
+        group: the ranks.
+        options: the schedule. `clip_norm` does not apply: clipping is the plan's.
+        seed: the recipe's; of dropout only, never of draws or noise.
+        autocast: makes the context of a forward pass.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        gradients: PerExampleGradients,
+        optimizers: Optimizers,
+        loader: PrivateLoader,
+        plan: PrivacyPlan,
+        releases: Releases,
+        group: Group,
+        options: OptimizerOptions,
+        *,
+        seed: int,
+        autocast: Autocast,
+    ) -> None:
+        self._network = network
+        self._gradients = gradients
+        self._optimizers = optimizers
+        self._loader = loader
+        self._plan = plan
+        self._releases = releases
+        self._group = group
+        self._options = options
+        self._seed = seed
+        self._autocast = autocast
+        self._noise = SecretGenerator()
+
+    def update(self, step: int, *, wants_stop: bool = False) -> UpdateResult:
+        """Make the update number `step` (0 is the first).
+
+        Raises:
+            BudgetExhausted: the budget allows no further update; the weights are untouched.
+            LedgerError: it could not be charged; the weights are untouched.
+            DivergenceError: the sum is no number; it was charged, the weights are untouched.
+        """
+        self._network.train()
+        figures = torch.zeros(_FIGURES, dtype=torch.float64, device=self._group.device)
+        figures[5] = float(wants_stop)
+        # 1. Draw, secretly; 2. sum what each record contributes at most.
+        for micro in self._loader.step(step):
+            self._accumulate(step, micro, figures)
+        # 3. One sum over the ranks.
+        sums = Flat(self._gradients.take())
+        self._group.sum_(sums.values)
+        self._group.sum_(figures)
+        # 4. Charge, durably, before anything is released.
+        self._releases.charge(step)
+        # 5. Noise, once.
+        self._add_noise(sums)
+        # 6. Divide by what is public.
+        sums.values /= self._plan.normalizer
+        norm = float(torch.linalg.vector_norm(sums.values))
+        if not math.isfinite(norm):
+            raise DivergenceError(
+                f"the noised sum of step {step + 1} is no number; the weights were left as they "
+                "were. Lower optimizer.learning_rate and continue from the last checkpoint"
+            )
+        # 7. Move the weights.
+        sums.give_to(dict(self._network.named_parameters()))
+        self._optimizers.set_factor(learning_rate_factor(step, self._options, self._plan.steps))
+        self._optimizers.step()
+        self._optimizers.zero_grad()
+        return self._result(figures, norm)
+
+    def _accumulate(self, step: int, micro: PrivateMicroBatch, figures: Tensor) -> None:
+        device = self._group.device
+        seed_micro_batch(self._seed, step, micro.index, device)
+        statistics = self._gradients.accumulate(
+            to_device(micro.batch, device), micro.weights.to(device), autocast=self._autocast
+        )
+        figures[:4] += torch.stack([part.double() for part in statistics.loss])
+        figures[4] += count_tokens(micro.batch)
+
+    def _add_noise(self, sums: Flat) -> None:
+        """Add noise on the first rank and give everybody the very same values."""
+        if self._group.is_first:
+            add_noise_(
+                {"all": sums.values},
+                mode=self._plan.noise,
+                noise_multiplier=self._plan.noise_multiplier,
+                sensitivity=self._plan.sensitivity,
+                generator=self._noise,
+            )
+        else:
+            sums.values.zero_()
+        self._group.sum_(sums.values)
+
+    def _result(self, figures: Tensor, norm: float) -> UpdateResult:
+        total, plain, targets, right, tokens, stop = figures.tolist()
+        divisor = max(targets, 1.0)
+        return UpdateResult(
+            loss=total / divisor,
+            plain=plain / divisor,
+            accuracy=right / divisor if right >= 0 else None,
+            tokens=int(tokens),
+            learning_rate=self._optimizers.learning_rate,
+            gradient_norm=norm,
+            stop=stop > 0,
+        )
+
+
+class Flat:
+    """Tensors as one float32 vector: one all-reduce, one noise, one division.
+
+    Attributes:
+        values: f32, all of them, in the order of the names.
+    """
+
+    def __init__(self, parts: Mapping[str, Tensor]) -> None:
+        self._shapes = {name: part.shape for name, part in parts.items()}
+        self.values = torch.cat([part.reshape(-1).float() for part in parts.values()])
+
+    def give_to(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Make each piece the gradient of the parameter of its name."""
+        begin = 0
+        for name, shape in self._shapes.items():
+            parameter = parameters[name]
+            end = begin + shape.numel()
+            parameter.grad = self.values[begin:end].view(shape).to(parameter.dtype)
+            begin = end
