@@ -1,0 +1,291 @@
+"""The audit of one finished checkpoint: attacks on its canaries and on real records.
+
+Canaries give what no other records can give: a proven lower bound on epsilon, because
+their coins were thrown for the audit alone. Real members and non-members show what an
+attacker gets in practice; they contradict no claim, as members and others may differ in
+more than membership.
+
+It refuses canaries of another tokenizer or objective and a reference model that speaks
+of other labels. The checkpoint is only read.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.assemble import evaluation_data
+from trainer.data.batch import DataSet
+from trainer.evaluation.checkpoint import own_objective
+from trainer.evaluation.opening import OpenCheckpoint, open_checkpoint, require_fit
+from trainer.models.network import Network
+from trainer.privacy.audit.canaries import CanarySet, Records, load_canaries
+from trainer.privacy.audit.exposure import Exposure, measure_exposure
+from trainer.privacy.audit.insertion import record_data
+from trainer.privacy.audit.membership import Membership, measure_membership
+from trainer.privacy.audit.one_run import OneRunBound, bound_epsilon
+from trainer.privacy.audit.scoring import Progress, score_records
+from trainer.privacy.errors import PrivacyError
+from trainer.recipe.schema import DataOptions
+
+# Fresh records that canaries are ranked among: exposures up to ten bits can show.
+CANDIDATES = 1023
+CONFIDENCE = 0.95
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is claimed: (epsilon, delta) for one record or user."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryAudit:
+    """What the canaries show.
+
+    Attributes:
+        digest: SHA-256 of canaries.json, to be compared with the one committed before
+            training.
+        planted: canaries that were in the data.
+        bound: the proven lower bound on epsilon.
+        exposure: against fresh records.
+        membership: those planted against those left out.
+    """
+
+    digest: str
+    planted: int
+    bound: OneRunBound
+    exposure: Exposure
+    membership: Membership
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "digest": self.digest,
+            "canaries": self.bound.canaries,
+            "planted": self.planted,
+            "lower_bound": self.bound.to_dict(),
+            "exposure": self.exposure.to_dict(),
+            "membership": self.membership.to_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What an audit found.
+
+    Attributes:
+        claim: what was audited; None if nothing is claimed.
+        canaries: None if there were none.
+        membership: of real records; None if none were given.
+        calibrated: whether a reference model's scores were taken off.
+    """
+
+    claim: Claim | None
+    canaries: CanaryAudit | None
+    membership: Membership | None
+    calibrated: bool
+
+    @property
+    def contradicted(self) -> bool | None:
+        """Whether the lower bound is above the claim; None without claim or canaries."""
+        if self.claim is None or self.canaries is None:
+            return None
+        return self.canaries.bound.epsilon > self.claim.epsilon
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        claim = self.claim
+        return {
+            "claim": claim and {"epsilon": claim.epsilon, "delta": claim.delta},
+            "contradicted": self.contradicted,
+            "calibrated": self.calibrated,
+            "canaries": self.canaries and self.canaries.to_dict(),
+            "membership": self.membership and self.membership.to_dict(),
+        }
+
+
+def audit_scores(
+    canaries: CanarySet,
+    scores: Floats,
+    candidates: Floats,
+    *,
+    delta: float,
+    confidence: float = CONFIDENCE,
+) -> CanaryAudit:
+    """Return what the scores of canaries show.
+
+    Args:
+        canaries: with their coins.
+        scores: f64[m], of all canaries, higher where the model knows them better.
+        candidates: f64[M], of fresh records.
+        delta: granted to the claim.
+        confidence: of each figure's interval and of the bound.
+
+    Raises:
+        PrivacyError: a score is no number, or all coins fell alike.
+    """
+    coins = canaries.included
+    if coins.all() or not coins.any():
+        raise PrivacyError(
+            f"all {coins.size} coins fell alike, so nothing can be compared; plant more canaries"
+        )
+    return CanaryAudit(
+        digest=canaries.digest,
+        planted=int(coins.sum()),
+        bound=bound_epsilon(scores, coins, delta=delta, confidence=confidence),
+        exposure=measure_exposure(scores[coins], scores[~coins], candidates, confidence=confidence),
+        membership=measure_membership(scores[coins], scores[~coins], confidence=confidence),
+    )
+
+
+def audit_checkpoint(
+    folder: Path,
+    *,
+    canaries: Path | None = None,
+    members: Sequence[Path] = (),
+    nonmembers: Sequence[Path] = (),
+    reference: Path | None = None,
+    claim: Claim | None = None,
+    confidence: float = CONFIDENCE,
+    candidates: int = CANDIDATES,
+    device: str = "auto",
+    batch: int = 16,
+    progress: Progress | None = None,
+) -> AuditResult:
+    """Audit a checkpoint directory.
+
+    Args:
+        folder: config.json, model.safetensors, tokenizer.json and training.json.
+        canaries: canaries.json of the run.
+        members: files of records that it was trained on.
+        nonmembers: files of like records that it was not trained on.
+        reference: a checkpoint to calibrate by, such as the one training started from; it
+            must not have seen the records, nor know the coins.
+        claim: what to compare with; None compares with nothing, and grants the bound a
+            delta of half of 1/units.
+        confidence: of the bound and of every interval.
+        candidates: fresh records to rank canaries among.
+        device: "auto", "cpu" or "cuda".
+        batch: records of one forward pass.
+        progress: is told (records seen, records in all), for one set after another.
+
+    Raises:
+        PrivacyError: there is nothing to audit with, or it does not fit the checkpoint.
+        CheckpointError, DataError, RecipeError: as opening and reading raise them.
+    """
+    if canaries is None and not (members and nonmembers):
+        raise PrivacyError("an audit needs the run's canaries.json, or both members and nonmembers")
+    audited = _Audited(folder, reference, device, batch, progress)
+    found = None
+    if canaries is not None:
+        planted = load_canaries(canaries)
+        found = audit_scores(
+            planted,
+            audited.score(planted, planted.records),
+            audited.score(planted, planted.candidates(candidates, audited.checkpoint.tokenizer)),
+            delta=granted_delta(planted) if claim is None else claim.delta,
+            confidence=confidence,
+        )
+    membership = None
+    if members and nonmembers:
+        membership = measure_membership(
+            audited.score_files(members), audited.score_files(nonmembers), confidence=confidence
+        )
+    return AuditResult(claim, found, membership, calibrated=reference is not None)
+
+
+def granted_delta(canaries: CanarySet) -> float:
+    """Return half of 1/units, canaries counted: the delta of a recipe that names none."""
+    return 0.5 / (canaries.units + len(canaries))
+
+
+class _Audited:
+    """An open checkpoint and how to score records with it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        reference: Path | None,
+        device: str,
+        batch: int,
+        progress: Progress | None,
+    ) -> None:
+        self.checkpoint: OpenCheckpoint = open_checkpoint(folder, device)
+        self._objective = own_objective(self.checkpoint)
+        require_fit(self.checkpoint, self._objective.kind)
+        recipe = self.checkpoint.recipe
+        self._data = DataOptions() if recipe is None else recipe.data
+        self._reference = None if reference is None else self._open_reference(reference, device)
+        self._batch = batch
+        self._progress = progress
+
+    def _open_reference(self, folder: Path, device: str) -> Network:
+        own, other = self.checkpoint, open_checkpoint(folder, device)
+        fits = (
+            other.tokenizer.digest == own.tokenizer.digest
+            and other.network.labels == own.network.labels
+            and other.network.family == own.network.family
+        )
+        if not fits:
+            raise PrivacyError(
+                f"{folder} cannot calibrate {own.folder}: its tokenizer, family or labels differ"
+            )
+        return other.network
+
+    def score(self, canaries: CanarySet, records: Records) -> Floats:
+        """Return the scores of random records."""
+        if canaries.objective != self._objective.kind:
+            raise PrivacyError(
+                f"the canaries are records for {canaries.objective!r}, and the checkpoint was "
+                f"made for {self._objective.kind!r}"
+            )
+        canaries.check_tokenizer(self.checkpoint.tokenizer)
+        labels = self.checkpoint.network.labels
+        if len(labels) != canaries.labels:
+            raise PrivacyError(
+                f"the canaries choose from {canaries.labels} labels, and the checkpoint has "
+                f"{len(labels)}"
+            )
+        dataset = record_data(
+            records,
+            objective=self._objective,
+            data=self._data,
+            tokenizer=self.checkpoint.tokenizer,
+            labels=labels,
+        )
+        return self._score(dataset)
+
+    def score_files(self, paths: Sequence[Path]) -> Floats:
+        """Return the scores of the records in files."""
+        # Shards of running text lie on the disk while they are read.
+        with tempfile.TemporaryDirectory(prefix="casemate-audit-") as scratch:
+            dataset = evaluation_data(
+                [str(path) for path in paths],
+                objective=self._objective,
+                data=self._data,
+                tokenizer=self.checkpoint.tokenizer,
+                labels=self.checkpoint.network.labels,
+                folder=Path(scratch),
+            )
+            return self._score(dataset)
+
+    def _score(self, dataset: DataSet) -> Floats:
+        return score_records(
+            self.checkpoint.network,
+            dataset,
+            device=self.checkpoint.device,
+            reference=self._reference,
+            batch=self._batch,
+            progress=self._progress,
+        )
