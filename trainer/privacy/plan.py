@@ -13,15 +13,28 @@ size of the data, which is public; nothing in it depends on a record.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.privacy.accounting import Event
-from trainer.recipe.schema import Recipe
+from trainer.privacy.accounting import Event, epsilon_pld
+from trainer.privacy.calibration import solve_noise_multiplier
+from trainer.privacy.errors import PrivacyError
+from trainer.recipe.schema import PrivacyOptions, Recipe
 
 # Two data sets are neighbours if one unit of the first counts nothing in the second.
 NEIGHBOURING_RELATION = "zero-out"
+# What `to_dict` writes besides the attributes.
+_DERIVED = (
+    "sampling_probability",
+    "sensitivity",
+    "noise_std",
+    "normalizer",
+    "noise_to_batch_ratio",
+)
+_FEWEST_UNITS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +121,11 @@ class PrivacyPlan:
         return (*self.earlier, self.event.of(self.steps * (1 + self.tuning_runs)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON types, what derives included."""
-        raise NotImplementedError
+        """Return JSON types: the attributes, and what derives from them, for reading."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        data["earlier"] = [event.to_dict() for event in self.earlier]
+        data["neighbouring_relation"] = NEIGHBOURING_RELATION
+        return {**data, **{name: getattr(self, name) for name in _DERIVED}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PrivacyPlan:
@@ -119,13 +135,115 @@ class PrivacyPlan:
             PrivacyError: a key is missing or foreign, a type is wrong, or what derives
                 does not follow from the rest.
         """
-        raise NotImplementedError
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        expected = {*fields, *_DERIVED, "neighbouring_relation"}
+        if set(data) != expected:
+            odd = ", ".join(sorted(set(data) ^ expected))
+            raise PrivacyError(f"a privacy plan lacks keys, or has foreign ones: {odd}")
+        if not isinstance(data["earlier"], list):
+            raise PrivacyError("'earlier' of a privacy plan is no list of events")
+        values = {name: _checked(name, data[name], str(kind)) for name, kind in fields.items()}
+        values["earlier"] = tuple(Event.from_dict(event) for event in data["earlier"])
+        plan = cls(**values)
+        written = plan.to_dict()
+        for name in expected - set(fields):
+            if data[name] != written[name]:
+                raise PrivacyError(
+                    f"{name} of a privacy plan is {data[name]!r}, and {written[name]!r} follows "
+                    "from the rest"
+                )
+        return plan
+
+
+def _checked(name: str, value: Any, kind: str) -> Any:
+    types = {"int": (int,), "float": (int, float), "str": (str,)}
+    if kind in types and (isinstance(value, bool) or not isinstance(value, types[kind])):
+        raise PrivacyError(f"{name} of a privacy plan is {type(value).__name__}, not {kind}")
+    return float(value) if kind == "float" else value
 
 
 def make_plan(recipe: Recipe, units: int, earlier: Sequence[Event] = ()) -> PrivacyPlan:
     """Derive the plan of a recipe for so many units, solving for the noise where asked.
 
+    Takes up to some seconds, for the accountant.
+
+    Args:
+        recipe: its sections privacy, batch and run.
+        units: N, records or users that are trained on.
+        earlier: releases of the same data by others than this run.
+
     Raises:
         PrivacyError: naming what cannot be claimed, and what would help.
     """
-    raise NotImplementedError
+    options, batch = recipe.privacy, recipe.batch.sequences
+    delta = _delta(options, units)
+    if batch > units:
+        raise PrivacyError(
+            f"batch.sequences is {batch:,}, the expected number of {options.unit}s in a batch, but "
+            f"the data has {units:,}; a batch is a random part of the data"
+        )
+    steps = recipe.run.steps
+    if options.max_epochs:
+        steps = int(options.max_epochs * units / batch)
+        if steps < 1:
+            raise PrivacyError(
+                f"privacy.max_epochs = {options.max_epochs:g} is less than one batch of {batch:,} "
+                f"out of {units:,}; raise it or take smaller batches"
+            )
+    event = Event(
+        units=units,
+        sampling_probability=batch / units,
+        noise_multiplier=options.noise_multiplier,
+        steps=steps * (1 + options.tuning_runs),
+        cap=min(units, math.ceil(round(options.truncation * batch, 6))),
+    )
+    event, epsilon = _settled(event, options, delta, earlier)
+    return PrivacyPlan(
+        unit=options.unit,
+        units=units,
+        contributions=options.contributions if options.unit == "user" else 1,
+        expected_batch=batch,
+        cap=event.cap or units,
+        steps=steps,
+        noise_multiplier=event.noise_multiplier,
+        clipping=options.clipping,
+        clip_norm=1.0 if options.clipping == "automatic" else options.clip_norm,
+        noise=options.noise,
+        delta=delta,
+        epsilon=epsilon,
+        tuning_runs=options.tuning_runs,
+        earlier=tuple(earlier),
+    )
+
+
+def _settled(
+    event: Event, options: PrivacyOptions, delta: float, earlier: Sequence[Event]
+) -> tuple[Event, float]:
+    """Return the event with its noise, and the epsilon of it and all before."""
+    if not options.noise_multiplier:
+        noise = solve_noise_multiplier(event, options.epsilon, delta, earlier)
+        event = dataclasses.replace(event, noise_multiplier=noise)
+    epsilon = epsilon_pld((*earlier, event), delta)
+    if epsilon > options.epsilon:
+        raise PrivacyError(
+            f"with privacy.noise_multiplier = {options.noise_multiplier:g} and all earlier "
+            f"releases this run comes to epsilon {epsilon:.3f} at delta {delta:.3g}, more than "
+            f"privacy.epsilon = {options.epsilon:g}; leave the multiplier out to have it solved for"
+        )
+    return event, epsilon
+
+
+def _delta(options: PrivacyOptions, units: int) -> float:
+    """Return the delta of the claim: half of 1/N unless the recipe says one."""
+    if units < _FEWEST_UNITS:
+        raise PrivacyError(
+            f"the data has {units} {options.unit}s; nothing can be learned privately from fewer "
+            f"than {_FEWEST_UNITS}"
+        )
+    if options.delta > 1 / units:
+        raise PrivacyError(
+            f"privacy.delta is {options.delta:.3g}, larger than 1/{units:,} ({1 / units:.3g}): such "
+            f"a claim allows a {options.unit} to be published outright; take {0.5 / units:.2g} or "
+            "less, or 0 for half of 1/units"
+        )
+    return options.delta or 0.5 / units
