@@ -1,53 +1,59 @@
 """The ledger of releases: what has been taken from a data set, and what may be.
 
-A file of JSON lines, docs/formats/privacy-ledger.md. It is only ever appended to. Each
-update is charged, and the charge is on the disk, before the update is applied; so
-whatever happens, the ledger holds at least what was released. What is done again after
-a crash is charged again.
+    with Ledger.open(path) as ledger:
+        ledger.begin(run_id, "tickets-2026", plan.event)
+        ...
+        ledger.charge(run_id, step)      # on the disk; only then the update is applied
 
-Durability: `charge` returns after the line is flushed to the disk; if the disk refuses,
-the ledger takes no further charge (what a failed flush left is unknown).
-Concurrency: whoever has the ledger open to charge holds it alone, by a lock that the
-kernel lets go of however the process ends. `read_ledger` needs no lock.
+A file of JSON lines (docs/formats/privacy-ledger.md) that is only ever appended to. Each
+update is charged, and the charge is on the disk, before the update is applied; so whatever
+happens, the ledger holds at least what was released. What is done again after a crash is
+charged again.
+
+Durability and concurrency: `charge` returns after its line is flushed to the disk; whoever
+has a ledger open to charge holds it alone (see `ledger_file`). `read_ledger` takes no lock.
+
+What it refuses: a ledger that is missing, edited, damaged or shorter than it was; charges
+beyond the owner's budget, or for other data than the budget is for. It cannot notice a
+file that was rewritten from its first line, unless a head of it is kept elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from types import TracebackType
 
+from trainer.privacy.accounting import steps_within
+from trainer.privacy.errors import BudgetExhausted, LedgerError
 from trainer.privacy.event import Event
+from trainer.privacy.ledger_file import LedgerFile, create_file, read_file
+from trainer.privacy.ledger_lines import (
+    GENESIS,
+    Announced,
+    Budget,
+    Charged,
+    Line,
+    Opened,
+    Torn,
+    check_dataset,
+    check_run_id,
+    check_unit,
+    encode,
+)
+from trainer.privacy.ledger_state import Head, LedgerState, LedgerView, Release, Tail, read_state
 
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What the owner of a data set allows in all.
-
-    Attributes:
-        dataset: the name of the data; a ledger with a budget takes charges for it alone.
-        epsilon, delta: that all releases together may reach.
-    """
-
-    dataset: str
-    epsilon: float
-    delta: float
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Where a ledger stands: the number of its lines, and the chain's last link (hex).
-
-    Kept elsewhere (in checkpoints and reports) it shows that lines were cut off the end.
-    """
-
-    lines: int
-    link: str
+__all__ = ["Budget", "Head", "Ledger", "LedgerView", "Release", "read_ledger"]
 
 
 class Ledger:
-    """A ledger that is open to charge; use as a context manager, or `close` it."""
+    """A ledger that is open to charge; a context manager. Made by `create` and `open`."""
+
+    def __init__(self, file: LedgerFile, state: LedgerState) -> None:
+        self._file = file
+        self._state = state
+        # Updates of the announced run that are known to fit the budget.
+        self._allowed = 0
 
     @classmethod
     def create(cls, path: Path, budget: Budget | None = None) -> Ledger:
@@ -56,47 +62,82 @@ class Ledger:
         Raises:
             LedgerError: there is one already, or the folder cannot be written.
         """
-        raise NotImplementedError
+        data, _ = encode(Opened(budget, _now_ms()), GENESIS)
+        create_file(path, data)
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path, *, since: Head | None = None) -> Ledger:
         """Verify a ledger and hold it.
 
-        A last line that a crash tore is charged as if its update had been applied.
+        An end that a crash tore is charged as if its update had been applied.
 
         Args:
             path: the file.
             since: a head that was seen before; the ledger must still contain it.
 
         Raises:
-            LedgerError: it is missing, edited, damaged, or held by another run.
+            LedgerError: it is missing, edited, damaged, shorter than it was, or held by
+                another run.
         """
-        raise NotImplementedError
+        # 1. Hold the file itself, no link to another.
+        file = LedgerFile.hold(path)
+        try:
+            # 2. Verify all of it, and that nothing was cut off.
+            state, tail = read_state(file.read(), str(path))
+            _check_since(state, since, path)
+            # 3. What a crash left is charged before anything else is.
+            ledger = cls(file, state)
+            ledger._mend(tail)
+        except BaseException:
+            file.close()
+            raise
+        return ledger
 
     @property
     def budget(self) -> Budget | None:
         """What the owner allows; None if no budget was set."""
-        raise NotImplementedError
+        return self._state.budget
 
     @property
     def head(self) -> Head:
         """Where the ledger stands."""
-        raise NotImplementedError
+        return self.view().head
 
-    def releases(self, dataset: str) -> tuple[Event, ...]:
-        """Return all that was charged for a data set, equal mechanisms counted together."""
-        raise NotImplementedError
+    def view(self) -> LedgerView:
+        """Return what the ledger says."""
+        return self._state.view()
 
-    def begin(self, run_id: str, dataset: str, event: Event) -> None:
+    def releases(
+        self, dataset: str, *, unit: str = "record", without: str = ""
+    ) -> tuple[Event, ...]:
+        """Return what was charged for a data set; see `LedgerView.events`."""
+        return self.view().events(dataset, unit=unit, without=without)
+
+    def begin(self, run_id: str, dataset: str, event: Event, unit: str = "record") -> None:
         """Announce a run of `event.steps` updates, durably, before its first charge.
 
         A run that goes on after a stop announces itself again, with what is left to do.
 
         Raises:
-            BudgetExhausted: not all of it fits the budget; nothing was charged.
+            BudgetExhausted: not all of it fits the budget; nothing was announced.
             LedgerError: the ledger cannot be written, or its budget is for other data.
+            PrivacyError: names or a unit that are none.
         """
-        raise NotImplementedError
+        check_run_id(run_id)
+        check_dataset(dataset)
+        check_unit(unit)
+        line = Announced(run_id, dataset, unit, event, _now_ms())
+        self._state.check(line)
+        allowed = self._within_budget(line, event)
+        if allowed < event.steps:
+            raise BudgetExhausted(
+                f"{self._budget_text()}: after what {self._file.path} holds, {allowed:,} of the "
+                f"{event.steps:,} updates of this run fit. Take fewer updates or more noise "
+                "(a smaller privacy.epsilon), or ask the owner of the data"
+            )
+        self._append(line)
+        self._allowed = allowed
 
     def charge(self, run_id: str, step: int) -> None:
         """Charge one update, durably; only then may it be applied.
@@ -109,10 +150,26 @@ class Ledger:
             BudgetExhausted: it would exceed the budget; nothing was charged.
             LedgerError: the ledger cannot be written, or the run was not announced.
         """
-        raise NotImplementedError
+        # 1. The run is the one that was announced.
+        line = Charged(run_id, step, _now_ms())
+        self._state.check(line)
+        # 2. The budget allows it. What `begin` allowed needs no new reckoning; beyond that
+        #    (a step that is made again) each update is reckoned for itself.
+        current = self._state.current
+        if self._allowed < 1 and current is not None:
+            self._allowed = self._within_budget(current, current.event.of(1))
+        if self._allowed < 1:
+            raise BudgetExhausted(
+                f"{self._budget_text()}: what {self._file.path} holds leaves no room for another "
+                "update. The model as it is keeps its claim; ask the owner of the data for more"
+            )
+        # 3. On the disk, then counted.
+        self._append(line)
+        self._allowed -= 1
 
     def close(self) -> None:
-        """Let go of the ledger."""
+        """Let go of the ledger; safe to call again."""
+        self._file.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -125,41 +182,59 @@ class Ledger:
     ) -> None:
         self.close()
 
+    def _within_budget(self, line: Announced, event: Event) -> int:
+        """Return how many of the updates of `event` still fit; all where no budget is set."""
+        budget = self._state.budget
+        if budget is None:
+            return event.steps
+        earlier = self.releases(line.dataset, unit=budget.unit)
+        return steps_within(earlier, event, budget.epsilon, budget.delta)
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """What one run took: for `casemate privacy ledger`.
+    def _budget_text(self) -> str:
+        budget = self._state.budget
+        if budget is None:
+            return "the ledger has no budget"
+        return (
+            f"the budget of {budget.dataset!r} is epsilon {budget.epsilon:g} at delta "
+            f"{budget.delta:g} for each {budget.unit}"
+        )
 
-    Attributes:
-        run_id: the run.
-        dataset: the data's name.
-        event: the mechanism, with the number of updates that were charged.
-        replayed: charges among them for a step that had been charged before.
-        torn: charges among them for lines that a crash tore.
-        began_ms: Unix time of the announcement, milliseconds.
-    """
+    def _mend(self, tail: Tail) -> None:
+        """End what a crash left; charge it if it is no whole line."""
+        if tail.unended:
+            self._file.append(b"\n")
+        elif tail.fragments:
+            self._append(Torn(tail.fragments, tail.sha256, _now_ms()), before=b"\t")
 
-    run_id: str
-    dataset: str
-    event: Event
-    replayed: int
-    torn: int
-    began_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerView:
-    """A verified ledger, as it was read."""
-
-    budget: Budget | None
-    releases: Sequence[Release]
-    head: Head
+    def _append(self, line: Line, *, before: bytes = b"") -> None:
+        data, link = encode(line, self._state.link)
+        self._file.append(before + data)
+        self._state.apply(line, link)
 
 
 def read_ledger(path: Path) -> LedgerView:
-    """Verify a ledger and return what it holds; a torn last line counts as charged.
+    """Verify a ledger and return what it holds; a torn end counts as charged.
+
+    Takes no lock: while a run is writing its next line, that may count as torn for once.
 
     Raises:
         LedgerError: it is missing, edited or damaged.
     """
-    raise NotImplementedError
+    state, tail = read_state(read_file(path), str(path))
+    return state.view(tail.fragments)
+
+
+def _check_since(state: LedgerState, since: Head | None, path: Path) -> None:
+    """Raise LedgerError unless the ledger still contains a head that was seen before."""
+    if since is None:
+        return
+    links = state.links
+    if not 0 < since.lines <= len(links) or links[since.lines - 1] != since.link:
+        raise LedgerError(
+            f"{path} is not the ledger that this run has charged, or lines were cut off it: "
+            f"it lacks the line {since.lines} that was seen before. Bring the whole ledger back"
+        )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

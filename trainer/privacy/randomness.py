@@ -59,7 +59,7 @@ class SecretGenerator:
     def words(self, count: int) -> npt.NDArray[np.uint64]:
         """Return `count` independent, uniform 64-bit words."""
         out = np.empty(count, dtype=np.uint64)
-        target = memoryview(out).cast("B") if count else memoryview(bytearray())
+        target = out.view(np.uint8).data
         with self._lock:
             if os.getpid() != self._process:
                 self._rekey()
