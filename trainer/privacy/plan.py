@@ -242,8 +242,8 @@ def _delta(options: PrivacyOptions, units: int) -> float:
         )
     if options.delta > 1 / units:
         raise PrivacyError(
-            f"privacy.delta is {options.delta:.3g}, larger than 1/{units:,} ({1 / units:.3g}): such "
-            f"a claim allows a {options.unit} to be published outright; take {0.5 / units:.2g} or "
-            "less, or 0 for half of 1/units"
+            f"privacy.delta is {options.delta:.3g}, larger than 1/{units:,} ({1 / units:.3g}): "
+            f"such a claim allows a {options.unit} to be published outright; take "
+            f"{0.5 / units:.2g} or less, or 0 for half of 1/units"
         )
     return options.delta or 0.5 / units
