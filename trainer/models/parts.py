@@ -1,4 +1,4 @@
-"""What finetuning does with the three parts: add, replace, freeze; in this order.
+"""What finetuning does with the three parts: add, replace, adapt, freeze; in this order.
 
 Refused: to freeze or replace a part that has no weights of its own (a tied output layer
 is the input table's), and to freeze everything.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from trainer.errors import RecipeError
+from trainer.models.adapters import add_adapter
 from trainer.models.network import DenseLayer, Network
 from trainer.recipe.schema import PartsOptions
 
@@ -22,6 +23,7 @@ def apply_parts(network: Network, options: PartsOptions) -> Network:
     add_task_layers(network, options.add_task_layers)
     for name in options.replace:
         replace(network, name)
+    add_adapter(network, options)
     for name in options.freeze:
         freeze(network, name)
     freeze_layers(network, options.freeze_layers)

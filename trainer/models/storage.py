@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainer.errors import CheckpointError, RecipeError
+from trainer.models.adapters import merged
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -48,7 +49,7 @@ def aliases(network: nn.Module) -> dict[str, str]:
 
 
 def complete_state(network: nn.Module, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Return the tensors to write: each weight once, under its first name.
+    """Return the tensors to write: each weight once, under its first name, adapters merged.
 
     Args:
         network: says which names there are and which share a weight.
@@ -68,7 +69,8 @@ def complete_state(network: nn.Module, state: Mapping[str, Tensor] | None) -> di
             "the state to save is not this network's: "
             f"missing {_some(missing)}, not of the network {_some(foreign)}"
         )
-    return {name: given[name] for name in wanted}
+    layers = {plain_name(name): layer for name, layer in network.named_modules()}
+    return merged(layers, {name: given[name] for name in wanted})
 
 
 def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,114 @@
+"""A proof on one batch that per-example gradients are what they claim to be.
+
+    1. Their sum is autograd's gradient of the summed loss. It is not where a weight is
+       used beside its layer (a fused loss, a tied matrix that is read as a tensor).
+    2. An example's gradient is the same whoever shares its batch. It is not with batch
+       statistics, in-batch negatives, or experts whose capacity the batch shares.
+
+Dropout is the same in all passes: each starts from the same random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from trainer.data.batch import Batch
+from trainer.loop.step import StepLoss
+from trainer.privacy.alignment import examples_in
+from trainer.privacy.errors import PrivacyError
+
+# Share of the whole gradient's norm that rounding may account for.
+_TOLERANCE = 1e-3
+
+Sums = Callable[[Batch, Tensor], dict[str, Tensor]]
+
+
+def check_gradients(
+    step: Callable[[Batch], StepLoss],
+    parameters: Mapping[str, nn.Parameter],
+    sums: Sums,
+    batch: Batch,
+) -> None:
+    """Check both claims of the module's docstring.
+
+    Args:
+        step: gives the summed loss of a batch.
+        parameters: the trainable weights by name.
+        sums: weighted sums of unclipped per-example gradients, by name.
+        batch: two examples or more.
+
+    Raises:
+        PrivacyError: one of them does not hold, or there are too few examples.
+    """
+    examples = examples_in(batch)
+    if examples < 2:
+        raise PrivacyError("whether examples are independent needs two of them to see")
+    device = next(iter(parameters.values())).device
+    ones = torch.ones(examples, device=device)
+    with _same_randomness(device) as again:
+        total = step(batch).total
+        wanted = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+        again()
+        found = sums(batch, ones)
+        again()
+        first = torch.zeros_like(ones)
+        first[0] = 1
+        alone = sums(batch, first)
+        again()
+        other = sums(
+            {name: _first_repeated(values, examples) for name, values in batch.items()}, first
+        )
+    expected = {
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for (name, parameter), gradient in zip(parameters.items(), wanted, strict=True)
+    }
+    _require_same(
+        expected,
+        found,
+        "is used beside its layer (a fused loss, or a tie), so that it has no gradient of each "
+        "example; set objective.softmax to 'full', untie it or freeze it",
+    )
+    _require_same(
+        alone,
+        other,
+        "has a gradient of an example that changes with other examples of the batch (batch "
+        "statistics or in-batch negatives); such a model cannot be trained privately",
+    )
+
+
+def _first_repeated(values: Tensor, examples: int) -> Tensor:
+    """Return a tensor whose every row is the first, where it has a row for each example."""
+    if values.dim() == 0 or len(values) != examples:
+        return values
+    return values[:1].expand_as(values).contiguous()
+
+
+def _require_same(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], problem: str
+) -> None:
+    largest = max(float(torch.linalg.vector_norm(each)) for each in expected.values())
+    for name, values in expected.items():
+        difference = float(torch.linalg.vector_norm(values - found[name]))
+        # Written so that what is no number is a difference.
+        if not difference <= _TOLERANCE * largest:
+            raise PrivacyError(f"{name} {problem}")
+
+
+@contextmanager
+def _same_randomness(device: torch.device) -> Iterator[Callable[[], None]]:
+    """Give a way back to the random state of now, which also holds afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        cpu = torch.get_rng_state()
+        gpu = [torch.cuda.get_rng_state(each) for each in devices]
+
+        def again() -> None:
+            torch.set_rng_state(cpu)
+            for each, state in zip(devices, gpu, strict=True):
+                torch.cuda.set_rng_state(state, each)
+
+        yield again
