@@ -169,7 +169,7 @@ async def test_a_statement_for_another_model_is_refused(site: Site) -> None:
     write(path, "attestations/privacy.json", statement.replace(digest, b"0" * 64))
     sign_unseen(path, site.keys)
     async with site.running() as catalog:
-        with pytest.raises(ModelNotAdmitted, match="cannot be relied on.*about another model"):
+        with pytest.raises(ModelNotAdmitted, match=r"cannot be relied on.*about another model"):
             await catalog.install(site.incoming(path))
     assert site.states() == {}
 
@@ -193,7 +193,7 @@ async def test_a_stricter_policy_stops_what_is_loaded_at_once(site: Site) -> Non
         await site.install(catalog, "1.0.0", claim_report(epsilon=5.0))
         site.policy = asking(2.0)
         with pytest.raises(ModelNotAdmitted, match="epsilon is 5, above 2"), catalog.lease(NAME):
-            pytest.fail("a version was leased that the policy does not admit")
+            pass
         assert not catalog.ready
         assert not catalog.list().models[0].versions[0].ready
         site.policy = asking(8.0)

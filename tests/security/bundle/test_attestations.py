@@ -261,7 +261,7 @@ BAD_JSON = {
 }
 
 
-@pytest.mark.parametrize("old, new", BAD_JSON.values(), ids=BAD_JSON.keys())
+@pytest.mark.parametrize(("old", "new"), BAD_JSON.values(), ids=BAD_JSON.keys())
 def test_json_that_readers_could_read_differently_is_refused(
     bundle: Path, old: bytes, new: bytes
 ) -> None:
