@@ -1,8 +1,9 @@
 """What a recipe gets of its data: a training set, a validation set, a tokenizer.
 
 This is where objectives meet data: running text for language models (as it is, masked,
-infilled or noised), labelled examples for the rest. Word embeddings read text on their
-own (trainer.embeddings) and are refused here.
+infilled or noised), labelled examples for the rest. In private training running text is
+taken record by record, so that a sequence holds nothing of two of them. Word embeddings
+read text on their own (trainer.embeddings) and are refused here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainer.data.augmentation import Augmenter, check_for_running_text
 from trainer.data.batch import DataSet
 from trainer.data.examples import LABELLED_TASKS
@@ -20,10 +24,12 @@ from trainer.data.files import find_files
 from trainer.data.labelled_bundle import VALIDATION_SEED, build_labelled
 from trainer.data.noisy_text import InfilledText, MaskedText, NoisyText
 from trainer.data.prepare import prepare_text
+from trainer.data.record_text import read_record_text
 from trainer.data.shards import ShardSet
 from trainer.data.text_dataset import WindowedText
 from trainer.data.tokenization import Tokenizer
 from trainer.data.tokenizing import load_labelled
+from trainer.data.user_groups import places_of, user_groups
 from trainer.data.word_marks import WordMarks
 from trainer.errors import RecipeError
 from trainer.recipe.schema import DataOptions, ModelOptions, ObjectiveOptions, Recipe
@@ -47,6 +53,7 @@ class DataBundle:
         bytes_per_token: of the validation text (of train's, without one), for bits per
             byte; None where the objective does not predict all of a text.
         report: figures about vocabulary and examples, and `warnings`; no text.
+        groups: where privacy is by user: the items of each, i64[records].
     """
 
     train: DataSet
@@ -56,6 +63,7 @@ class DataBundle:
     sources: list[dict[str, Any]]
     bytes_per_token: float | None
     report: dict[str, Any] | None
+    groups: list[NDArray[np.int64]] | None = None
 
 
 def silent(message: str) -> None:
@@ -93,13 +101,54 @@ def build_data(
             sources=data.sources,
             bytes_per_token=None,
             report=data.report,
+            groups=_groups(recipe, data.train),
         )
     if kind not in _FAMILIES:
         raise RecipeError(
             f"objective.kind {kind!r} has no batches of sequences; word embeddings are trained "
             "by trainer.embeddings"
         )
+    if recipe.privacy.enabled:
+        return _build_records(recipe, base_tokenizer, progress)
     return _build_text(recipe, folder, base_tokenizer, progress)
+
+
+def _groups(recipe: Recipe, records: DataSet) -> list[NDArray[np.int64]] | None:
+    if not recipe.privacy.enabled or recipe.privacy.unit != "user":
+        return None
+    return user_groups(recipe, places_of(records))
+
+
+def _build_records(
+    recipe: Recipe, base_tokenizer: Tokenizer | None, progress: Callable[[str], None]
+) -> DataBundle:
+    """Return running text record by record, with a tokenizer that is not made from it."""
+    _check_augmentation(recipe)
+    tokenizer = base_tokenizer
+    if tokenizer is None:
+        if recipe.tokenizer.kind != "file":
+            raise RecipeError(
+                "a tokenizer that is trained on private data reveals words of it; use a public "
+                "one (tokenizer.kind = 'file'), or finetune a model (model.source)"
+            )
+        tokenizer = Tokenizer.load(Path(recipe.tokenizer.file))
+    data = read_record_text(recipe, tokenizer, progress)
+    train, validation, measured = data.sets(recipe, tokenizer)
+    augmenter = Augmenter.from_options(recipe.augmentation, tokenizer.special)
+    if augmenter is not None:
+        train = NoisyText(
+            train, augmenter=augmenter, words=WordMarks(tokenizer), seed=recipe.run.seed
+        )
+    return DataBundle(
+        train=train,
+        validation=validation,
+        tokenizer=tokenizer,
+        labels=(),
+        sources=data.sources,
+        bytes_per_token=measured.bytes_per_token if recipe.objective.kind == "next-token" else None,
+        report=data.report,
+        groups=_groups(recipe, data.train),
+    )
 
 
 def _build_text(
