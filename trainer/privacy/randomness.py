@@ -85,6 +85,21 @@ class SecretGenerator:
         # Exact: a float64 below 1 times a power of two is a float64, and floor rounds down.
         return words < np.uint64(math.floor(probability * _WORDS))
 
+    def below(self, count: int, bound: int) -> npt.NDArray[np.int64]:
+        """Return `count` independent integers, each uniform in range(bound), exactly.
+
+        Raises:
+            PrivacyError: the bound is not from 1 to 2^63.
+        """
+        if not 1 <= bound <= 1 << 63:
+            raise PrivacyError(f"there is no uniform integer below {bound}")
+        # Words from the last, incomplete multiple of the bound are drawn again.
+        limit = (1 << 64) - (1 << 64) % bound
+        words = self.words(count)
+        while (again := np.flatnonzero(words > np.uint64(limit - 1))).size:
+            words[again] = self.words(again.size)
+        return (words % np.uint64(bound)).astype(np.int64)
+
     def subset(self, count: int, size: int) -> npt.NDArray[np.int64]:
         """Return `size` of range(count), ascending: each subset is equally likely.
 
