@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from compiler.bundling.attesting import digest_of
 from compiler.bundling.copying import write_file
 from compiler.bundling.plan import Plan, Report
 from compiler.bundling.probes import record_probes
 from compiler.bundling.sources import plan_source
 from compiler.errors import SourceError
 from compiler.files import read_text
+from security.bundle.attestations import privacy_claim
 from security.bundle.manifest import (
     MANIFEST_NAME,
     MAX_TEXT_CHARS,
@@ -78,6 +80,8 @@ class CreatedBundle:
         size_bytes: all its files together.
         probes: whether golden requests were recorded.
         note: why they were not, or None.
+        attestations: names of the statements about its model.
+        left_out: a record beside the source that did not become one, or None.
     """
 
     path: Path
@@ -85,6 +89,8 @@ class CreatedBundle:
     size_bytes: int
     probes: bool
     note: str | None
+    attestations: tuple[str, ...] = ()
+    left_out: str | None = None
 
 
 def create_bundle(request: CreateRequest, report: Report) -> CreatedBundle:
@@ -113,10 +119,11 @@ def create_bundle(request: CreateRequest, report: Report) -> CreatedBundle:
             (folder / TOKENIZER_FILE).parent.mkdir()
             write_file(folder / TOKENIZER_FILE, plan.tokenizer)
         write_file(folder / MANIFEST_NAME, encoded)
+        attestations = _attest(folder, manifest, plan)
         _normalize_modes(folder)
         report("checking the bundle")
-        with open_unsigned(folder):
-            pass
+        with open_unsigned(folder) as made:
+            privacy_claim(made.files, made.manifest)
         note: str | None = "left out on request"
         if request.probes:
             note = record_probes(folder, plan.origin, report)
@@ -124,7 +131,21 @@ def create_bundle(request: CreateRequest, report: Report) -> CreatedBundle:
         sync_tree(folder)
         folder.rename(request.output)
         sync_folder(request.output.absolute().parent)
-    return CreatedBundle(request.output, manifest, size, note is None, note)
+    return CreatedBundle(
+        request.output, manifest, size, note is None, note, attestations, plan.note
+    )
+
+
+def _attest(folder: Path, manifest: BundleManifest, plan: Plan) -> tuple[str, ...]:
+    """Write what the source's records state of the model file; return the names."""
+    if plan.records is None:
+        return ()
+    subjects = {variant.file: digest_of(folder / variant.file) for variant in manifest.variants}
+    statements = plan.records.statements(subjects)
+    (folder / "attestations").mkdir()
+    for name, data in statements.items():
+        write_file(folder / name, data)
+    return tuple(sorted(statements))
 
 
 @contextmanager

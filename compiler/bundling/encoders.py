@@ -12,10 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compiler.bundling.attesting import read_records
 from compiler.bundling.copying import write_file
 from compiler.bundling.inspect import inspect_onnx
 from compiler.bundling.plan import Plan, Report
-from compiler.encoder.bert import CONFIG_FILE, BertConfig, read_config, read_labels, read_weights
+from compiler.encoder.bert import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    BertConfig,
+    read_config,
+    read_labels,
+    read_weights,
+)
 from compiler.encoder.names import HIDDEN_OUTPUTS, POOLED_OUTPUTS
 from compiler.errors import SourceError
 from compiler.files import MAX_TOKENIZER_BYTES, Settings, read_bytes, read_json
@@ -75,6 +83,7 @@ def plan_bert(folder: Path) -> Plan:
         context_tokens=min(config.positions, layout.max_tokens or config.positions),
         tokenizer=tokenizer,
         encoder=_encoder(layout, config.labels, config.hidden),
+        records=read_records(folder / WEIGHTS_FILE),
     )
 
 

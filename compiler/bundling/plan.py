@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compiler.bundling.attesting import Records
 from security.bundle.manifest import Encoder, SpecialTokens
 
 # Tells the caller what is going on, in a few words.
@@ -27,6 +28,8 @@ class Plan:
         encoder: how a text becomes a vector or a label; None for other tasks.
         chat_template: the one that came with the model; used only when asked for.
         license: what the model says of its license, or None.
+        records: where the weights come from and what they reveal, if they say so.
+        note: what is not carried over into the bundle, for a person; or None.
     """
 
     task: str
@@ -39,3 +42,5 @@ class Plan:
     encoder: Encoder | None = None
     chat_template: str | None = None
     license: str | None = None
+    records: Records | None = None
+    note: str | None = None

@@ -8,11 +8,14 @@
 | a folder with BERT weights as safetensors | embed or classify; exported here |
 | a folder with `model.onnx` or `onnx/model.onnx` and `tokenizer.json` | embed or classify |
 
-Pickled weights are refused by name; nothing is ever unpickled.
+The records of a checkpoint (`training.json`, `privacy.json`) come along only where the
+model file is made here of the weights that they speak of. Pickled weights are refused by
+name; nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from compiler.bundling.copying import copy_file
@@ -22,6 +25,7 @@ from compiler.bundling.plan import Plan, Report
 from compiler.encoder.bert import CONFIG_FILE, WEIGHTS_FILE
 from compiler.errors import SourceError
 from compiler.files import Settings
+from security.bundle.claim import REPORT_NAME
 from security.bundle.manifest import LLAMA_CPP, ONNXRUNTIME, SpecialTokens
 
 _PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
@@ -42,10 +46,22 @@ def plan_source(source: Path, task: str | None = None) -> Plan:
         SourceError: not a source, or not for that task.
         UnsafeModelError: a pre-parser refused the model file.
     """
-    plan = _plan(source, task)
+    plan = _noted(_plan(source, task), source)
     if task is not None and plan.task != task:
         raise SourceError(f"{source}: is a model for the task {plan.task!r}, not {task!r}")
     return plan
+
+
+def _noted(plan: Plan, source: Path) -> Plan:
+    """Say so where a privacy report lies beside the source and does not come along."""
+    folder = source if source.is_dir() else source.parent
+    if plan.records is not None or not (folder / REPORT_NAME).is_file():
+        return plan
+    note = (
+        f"{folder / REPORT_NAME} is not carried over: it speaks of weights that this model file "
+        "was not made of here"
+    )
+    return replace(plan, note=note)
 
 
 def _plan(source: Path, task: str | None) -> Plan:

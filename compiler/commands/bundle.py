@@ -96,6 +96,9 @@ def create(source: Path, as_json: bool, **options: Any) -> None:
       casemate bundle create all-MiniLM-L6-v2/ -o minilm/ --name minilm --version 1.0.0
       casemate bundle create scorer.onnx -o scorer/ --name scorer --version 0.1.0
 
+    What a checkpoint of 'casemate train' says of its data and its privacy
+    (training.json, privacy.json) becomes statements about the model in the bundle.
+
     Next: casemate sign
     """
     from compiler.bundling.create import CreateRequest, create_bundle
@@ -125,6 +128,8 @@ def create(source: Path, as_json: bool, **options: Any) -> None:
             raise click.ClickException(f"{request.output}: {error.strerror or error}") from error
     if created.note is not None:
         warn(f"no probes were recorded: {created.note}. An appliance will not install it.")
+    if created.left_out is not None:
+        warn(f"{created.left_out}.")
     emit(as_json, _described(created), fields)
 
 
@@ -140,6 +145,7 @@ def _described(created: CreatedBundle) -> dict[str, Any]:
         "chat_template": manifest.chat_template is not None,
         "size_bytes": created.size_bytes,
         "probes_recorded": created.probes,
+        "attestations": list(created.attestations),
     }
 
 

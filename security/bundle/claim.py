@@ -155,10 +155,23 @@ def weights_of(report: object, where: str = "report") -> str:
     Raises:
         FieldError: it names none.
     """
+    return _digest(report, "weights_sha256", where)
+
+
+def training_of(report: object, where: str = "report") -> str:
+    """Return the SHA-256 of the training.json that a report belongs to.
+
+    Raises:
+        FieldError: it names none.
+    """
+    return _digest(report, "training_sha256", where)
+
+
+def _digest(report: object, name: str, where: str) -> str:
     model = report.get("model") if isinstance(report, dict) else None
-    digest = model.get("weights_sha256") if isinstance(model, dict) else None
+    digest = model.get(name) if isinstance(model, dict) else None
     if not isinstance(digest, str) or SHA256.fullmatch(digest) is None:
-        raise FieldError(f"{where}.model.weights_sha256: must be 64 hexadecimal digits")
+        raise FieldError(f"{where}.model.{name}: must be 64 hexadecimal digits")
     return digest
 
 
