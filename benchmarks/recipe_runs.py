@@ -42,6 +42,8 @@ class RecipeRun:
             None where none were given.
         seconds: from reading the recipe to the summary; without Python's imports and
             without `evaluation`.
+        processor_seconds: of all threads in that time; says more than `seconds` where the
+            machine had other work.
         peak_mebibytes: the largest resident set of the process in that time.
         parameters: of the network.
     """
@@ -49,6 +51,7 @@ class RecipeRun:
     summary: dict[str, Any]
     evaluation: dict[str, Any] | None
     seconds: float
+    processor_seconds: float
     peak_mebibytes: float
     parameters: int
 
@@ -90,9 +93,9 @@ def _run_here(recipe: str, words: Sequence[str], output: Path, evaluate: Path | 
     from trainer.loop import session
     from trainer.recipe.parse import load_recipe
 
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     summary = session.run(load_recipe(recipe, words), output, quiet=True)
-    seconds = time.perf_counter() - began
+    seconds, spent = time.perf_counter() - began, time.process_time() - used
     # Linux gives kibibytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if summary is None or not summary["finished"]:
@@ -102,7 +105,7 @@ def _run_here(recipe: str, words: Sequence[str], output: Path, evaluate: Path | 
         found = evaluate_checkpoint(Path(summary["checkpoint"]), [evaluate], device="cpu")
         evaluation = found.to_dict()
     plan = json.loads((output / "run.json").read_text())
-    return RecipeRun(summary, evaluation, seconds, peak, plan["parameters"])
+    return RecipeRun(summary, evaluation, seconds, spent, peak, plan["parameters"])
 
 
 def main() -> None:

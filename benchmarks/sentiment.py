@@ -55,6 +55,7 @@ def row(recipe: str, measured: RecipeRun) -> dict[str, Any]:
         "f1_macro": round(metrics["f1_macro"], 4),
         "expected_calibration_error": round(metrics["expected_calibration_error"], 4),
         "minutes": round(measured.seconds / 60, 2),
+        "processor_minutes": round(measured.processor_seconds / 60, 2),
         "parameters": measured.parameters,
         "steps": measured.summary["steps"],
         "chosen_step": measured.summary["best_step"] or measured.summary["steps"],
