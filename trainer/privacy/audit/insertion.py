@@ -5,6 +5,9 @@ target: its gradient is exactly zero, so the data set with it and the data set w
 are neighbours by the zero-out relation that the accounting uses, and neither the size of
 the data nor what it costs tells a coin.
 
+Canaries are labelled texts, or records of running text as private training reads them
+(`trainer.data.record_text`). Other tasks have none and are refused.
+
 Invariant: the items of the data set that is added to keep their numbers, [0, N);
 canaries are N ... N + m - 1, each a unit of its own.
 """
@@ -16,18 +19,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.data.batch import IGNORED, Batch, DataSet, HasLengths, Item
-from trainer.data.columns import ColumnBuilder, PiecesColumn
-from trainer.data.labelled import TASK_SETS, ExampleTable
-from trainer.data.pieces import Pieces
+from trainer.data.labelled import ClassificationExamples, ExampleTable
+from trainer.data.record_table import table_of
+from trainer.data.record_text import RecordText, record_layout, with_objective
 from trainer.data.tokenization import Tokenizer
 from trainer.data.tokenizing import make_layout
 from trainer.privacy.audit.canaries import (
     CANARIES_NAME,
     CANARY_TOKENS,
     CanarySet,
-    Ids,
     Records,
     load_canaries,
     make_canaries,
@@ -35,8 +38,9 @@ from trainer.privacy.audit.canaries import (
 from trainer.privacy.errors import PrivacyError
 from trainer.recipe.schema import DataOptions, ObjectiveOptions
 
+_TEXT_OBJECTIVES = ("next-token", "masked", "infilling")
 # Objectives that canaries exist for.
-AUDITED_OBJECTIVES = ("classification",)
+AUDITED_OBJECTIVES = ("classification", *_TEXT_OBJECTIVES)
 
 
 def prepare_canaries(
@@ -79,18 +83,24 @@ def prepare_canaries(
                 "another folder (-o)"
             )
         return found
-    layout = make_layout(tokenizer, objective.kind, data)
-    frame = layout.pair_frame if data.pair_field else layout.frame
     made = make_canaries(
         count,
         objective=objective.kind,
         tokenizer=tokenizer,
-        length=min(CANARY_TOKENS, data.sequence_length - len(frame)),
+        length=min(CANARY_TOKENS, _room(objective, data, tokenizer)),
         labels=len(labels),
         units=units,
     )
     made.save(path)
     return made
+
+
+def _room(objective: ObjectiveOptions, data: DataOptions, tokenizer: Tokenizer) -> int:
+    """Return the tokens that a canary may have beside the special ones."""
+    if objective.kind in _TEXT_OBJECTIVES:
+        return data.sequence_length - len(record_layout(tokenizer, objective, data).frame)
+    layout = make_layout(tokenizer, objective.kind, data)
+    return data.sequence_length - len(layout.pair_frame if data.pair_field else layout.frame)
 
 
 def record_data(
@@ -100,6 +110,7 @@ def record_data(
     data: DataOptions,
     tokenizer: Tokenizer,
     labels: Sequence[str],
+    seed: int = 0,
 ) -> DataSet:
     """Return random records as a data set of an objective.
 
@@ -109,33 +120,36 @@ def record_data(
         data: sequence_length, and whether texts come in pairs.
         tokenizer: says what goes around a text.
         labels: classes, in order.
+        seed: of masks and missing spans.
 
     Raises:
-        PrivacyError: the objective is none of AUDITED_OBJECTIVES.
+        PrivacyError: the objective is none of AUDITED_OBJECTIVES, or wants labels and the
+            records have none.
         RecipeError: sequences have no room.
     """
-    if objective.kind != "classification" or records.classes is None:
-        raise PrivacyError(f"there are no canaries for objective.kind {objective.kind!r}")
+    place = Path(CANARIES_NAME)
+    if objective.kind in _TEXT_OBJECTIVES:
+        layout = record_layout(tokenizer, objective, data)
+        return with_objective(
+            RecordText(table_of(records.ids, place), layout), objective, tokenizer, seed
+        )
+    if objective.kind not in AUDITED_OBJECTIVES or records.classes is None:
+        raise PrivacyError(f"these records are none for objective.kind {objective.kind!r}")
     # Of two texts each gets half of the tokens.
     half = records.ids.shape[1] // 2 if data.pair_field else records.ids.shape[1]
+    first = table_of(records.ids[:, :half], place)
     table = ExampleTable(
-        texts=_column(records.ids[:, :half]),
-        pairs=_column(records.ids[:, half:]) if data.pair_field else None,
+        texts=first.texts,
+        pairs=table_of(records.ids[:, half:], place).texts if data.pair_field else None,
         classes=records.classes,
-        lines=np.arange(1, len(records) + 1, dtype=np.int64),
-        files=np.zeros(len(records), dtype=np.int32),
-        paths=(Path(CANARIES_NAME),),
+        lines=first.lines,
+        files=first.files,
+        paths=first.paths,
         truncated=0,
     )
-    layout = make_layout(tokenizer, objective.kind, data)
-    return TASK_SETS[objective.kind](table, layout, tuple(labels))
-
-
-def _column(ids: Ids) -> PiecesColumn:
-    builder = ColumnBuilder()
-    for row in ids:
-        builder.append(Pieces(row, np.zeros(row.size, dtype=np.uint8)))
-    return builder.build()
+    return ClassificationExamples(
+        table, make_layout(tokenizer, objective.kind, data), tuple(labels)
+    )
 
 
 class PlantedData:
@@ -179,6 +193,10 @@ class PlantedData:
             return self._dataset.where(epoch, index)
         return self._canaries.where(epoch, index - own)
 
+    def groups(self, users: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """Return the items of each user, when every canary is a user of its own."""
+        return [*users, *(np.array([index]) for index in range(len(self._dataset), len(self)))]
+
     def collate(self, items: Sequence[Item]) -> Batch:
         """Return the data set's batch."""
         return self._dataset.collate(items)
@@ -208,6 +226,7 @@ def with_canaries(
     data: DataOptions,
     tokenizer: Tokenizer,
     labels: Sequence[str],
+    seed: int = 0,
 ) -> PlantedData:
     """Return a training set with canaries; arguments as in `record_data`.
 
@@ -215,8 +234,17 @@ def with_canaries(
         PrivacyError: the canaries are of another tokenizer or objective.
     """
     planted.check_tokenizer(tokenizer)
+    if planted.objective != objective.kind:
+        raise PrivacyError(
+            f"the canaries are records for {planted.objective!r}, and {objective.kind!r} is trained"
+        )
     canaries = record_data(
-        planted.records, objective=objective, data=data, tokenizer=tokenizer, labels=labels
+        planted.records,
+        objective=objective,
+        data=data,
+        tokenizer=tokenizer,
+        labels=labels,
+        seed=seed,
     )
     sized = isinstance(dataset, HasLengths) and isinstance(canaries, HasLengths)
     kind = SizedPlantedData if sized else PlantedData

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from trainer.privacy.audit.binomial import probabilities
 from trainer.privacy.errors import PrivacyError
 
-# Shares of the canaries that are guessed, half of them "in" and half "out".
-GUESSED_SHARES = (0.125, 0.25, 0.5, 1.0)
+# Shares of the canaries that are guessed: those with the highest and the lowest scores.
+GUESSED_SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 _HALVINGS = 50
 # A bound never gets here: it would take e^100 canaries.
 _LARGEST_EPSILON = 128.0
@@ -148,6 +148,7 @@ def bound_epsilon(
     *,
     delta: float,
     confidence: float = 0.95,
+    unseen: NDArray[np.float64] | None = None,
     shares: Sequence[float] = GUESSED_SHARES,
 ) -> OneRunBound:
     """Guess coins by scores, and return what that proves.
@@ -157,6 +158,8 @@ def bound_epsilon(
         included: bool[m], the coins.
         delta: granted to the claim, in [0, 1).
         confidence: of the bound, in (0, 1).
+        unseen: f64[M], scores of like records that nobody trained on; they say which scores
+            are high. None guesses as many "in" as "out".
         shares: of the canaries to guess, fixed before anybody saw the scores.
 
     Raises:
@@ -169,16 +172,44 @@ def bound_epsilon(
             f"an audit needs two canaries or more with a score each; there are {included.size} "
             f"coins and {total} scores"
         )
-    if np.isnan(scores).any():
+    if not np.isfinite(scores).all():
         raise PrivacyError("a canary's score is no number: the model's weights are damaged")
     order = np.argsort(-scores, kind="stable")
+    cut = cut_scores(scores[order], np.empty(0) if unseen is None else unseen)
     error = (1 - confidence) / len(shares)
     attempts = []
     for share in shares:
-        half = max(1, round(share * total / 2))
-        half = min(half, total // 2)
-        correct = int(included[order[:half]].sum() + (~included[order[-half:]]).sum())
-        epsilon = refuted_epsilon(total, 2 * half, correct, delta, error)
-        attempts.append(Attempt(2 * half, correct, epsilon))
+        # As many "in" among the guesses as the scores say there are among all.
+        put_in = max(1, round(share * cut))
+        left_out = max(1, round(share * (total - cut)))
+        correct = int(included[order[:put_in]].sum() + (~included[order[-left_out:]]).sum())
+        guesses = put_in + left_out
+        epsilon = refuted_epsilon(total, guesses, correct, delta, error)
+        attempts.append(Attempt(guesses, correct, epsilon))
     best = max(one.epsilon for one in attempts)
     return OneRunBound(best, delta, confidence, total, tuple(attempts))
+
+
+def cut_scores(descending: NDArray[np.float64], unseen: NDArray[np.float64]) -> int:
+    """Return how many canaries are probably in, seeing no coin.
+
+    The cut at which the share of canaries above is furthest beyond the share of unseen
+    records above: half of the canaries are unseen too, so that is where members and others
+    part best (the Kolmogorov-Smirnov statistic's place).
+
+    Args:
+        descending: f64[m], the canaries' scores, two or more.
+        unseen: f64[M], scores of like records that nobody trained on; empty for a half.
+
+    Returns:
+        A number from 1 to m - 1.
+    """
+    total = descending.size
+    if not unseen.size:
+        return total // 2
+    counts = np.arange(1, total)
+    as_high = unseen.size - np.searchsorted(np.sort(unseen), descending[:-1], side="left")
+    lead = counts / total - as_high / unseen.size
+    # Of equals (scores that tell nothing) the fairest.
+    best = counts[lead >= lead.max() - 1e-12]
+    return int(best[np.abs(best - total // 2).argmin()])

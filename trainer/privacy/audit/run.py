@@ -143,7 +143,7 @@ def audit_scores(
     return CanaryAudit(
         digest=canaries.digest,
         planted=int(coins.sum()),
-        bound=bound_epsilon(scores, coins, delta=delta, confidence=confidence),
+        bound=bound_epsilon(scores, coins, delta=delta, confidence=confidence, unseen=candidates),
         exposure=measure_exposure(scores[coins], scores[~coins], candidates, confidence=confidence),
         membership=measure_membership(scores[coins], scores[~coins], confidence=confidence),
     )
