@@ -9,6 +9,7 @@ folder at any moment of its own run: only what no run of this recipe leaves is r
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -21,19 +22,23 @@ from trainer.recipe.parse import LoadedRecipe, load_recipe
 RECIPE_FILE = "recipe.toml"
 CHECKPOINTS_FOLDER = "checkpoints"
 FINAL_FOLDER = "final"
-TRAINING_FILE = "training.json"
+SUMMARY_FILE = "summary.json"
 RUN_ENTRIES = frozenset(
     {
         RECIPE_FILE,
         FINAL_FOLDER,
         CHECKPOINTS_FOLDER,
+        "canaries.json",
+        "data.json",
         "evaluation.json",
         "metrics.jsonl",
         "report.html",
+        "privacy-ledger.jsonl",
         "run.json",
+        "run.lock",
         "samples.json",
         "shards",
-        "summary.json",
+        SUMMARY_FILE,
         "tensorboard",
         "tokenizer",
     }
@@ -69,7 +74,7 @@ def examine(folder: Path, loaded: LoadedRecipe) -> Literal["new", "continue"]:
         # Nothing was learned yet: a recipe that was refused may be put right and run again.
         return "new"
     _refuse_other(folder, loaded)
-    if (folder / FINAL_FOLDER / TRAINING_FILE).is_file():
+    if _is_finished(folder):
         raise UsageError(
             f"the run in {folder} is finished. Evaluate it: casemate evaluate "
             f"{folder / FINAL_FOLDER} DATA. To train again, choose another folder with -o"
@@ -80,6 +85,19 @@ def examine(folder: Path, loaded: LoadedRecipe) -> Literal["new", "continue"]:
 def _of_a_run(name: str) -> bool:
     """Whether a run makes an entry of this name, or has it while it writes."""
     return name.startswith(".") or any(name.startswith(own) for own in RUN_ENTRIES)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a run has come to its very end: summary.json is written last.
+
+    A folder with `final` and no summary was cut while the checkpoint was measured; the
+    same command measures it and reports.
+    """
+    try:
+        summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("finished") is True
 
 
 def _has_progress(folder: Path) -> bool:

@@ -11,8 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from trainer.checkpointing.export import export_checkpoint
 from trainer.checkpointing.origin import record_of_run
@@ -44,6 +47,7 @@ def finish(
     parts: Assembly,
     progress: Progress,
     reason: str,
+    step: int,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Export, evaluate and report; return the summary. Every rank must call it.
@@ -55,6 +59,7 @@ def finish(
         parts: the network, with the weights that are to be exported.
         progress: how far the run came.
         reason: why it ended: "done", "early", "time" or "asked".
+        step: whose weights the network holds.
         reporter: is told.
 
     Raises:
@@ -72,9 +77,12 @@ def finish(
         parts.network,
         state,
         parts.data.tokenizer,
-        _record(loaded, group, parts, progress),
+        _record(loaded, group, parts, progress.figures_of(step), step),
     )
     summary["checkpoint"] = str(final)
+    # A network that was sharded because a GPU cannot hold it whole is measured on the CPU.
+    sharded = group.world > 1 and loaded.recipe.distribution.strategy == "fsdp"
+    device = torch.device("cpu") if sharded else group.device
     # Read back: what is measured is what will be shipped.
     recipe = loaded.recipe
     network = load_network(
@@ -83,10 +91,10 @@ def finish(
         parts.data.labels,
         recipe.model,
         context=recipe.data.sequence_length,
-    ).to(group.device)
+    ).to(device)
     if parts.data.validation is not None:
         reporter.note("evaluating the checkpoint")
-        result = _evaluate(loaded, network, parts, group)
+        result = _evaluate(loaded, network, parts, device)
         write_evaluation(output, result)
         summary["evaluation"] = {"loss": result.loss, **result.metrics}
     if recipe.objective.kind in _GENERATING and recipe.evaluation.samples:
@@ -97,7 +105,7 @@ def finish(
             count=recipe.evaluation.samples,
             max_tokens=recipe.evaluation.sample_tokens,
             seed=recipe.run.seed,
-            device=group.device,
+            device=device,
         )
         write_samples(output, samples)
     return summary
@@ -141,19 +149,14 @@ def _figures(progress: Progress, reason: str) -> dict[str, Any]:
 
 
 def _record(
-    loaded: LoadedRecipe, group: Group, parts: Assembly, progress: Progress
+    loaded: LoadedRecipe, group: Group, parts: Assembly, metrics: Mapping[str, float], step: int
 ) -> TrainingRecord:
-    recipe = loaded.recipe
-    chosen = recipe.checkpoint.keep_best and progress.best_loss is not None
-    metrics = dict(progress.best_metrics)
-    if progress.best_loss is not None:
-        metrics["validation_loss"] = progress.best_loss
     return record_of_run(
-        recipe,
+        loaded.recipe,
         name=loaded.name,
         sources=parts.data.sources,
         data_fingerprint=parts.data.train.fingerprint,
-        steps=progress.best_step if chosen else progress.step,
+        steps=step,
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         device=group.device,
         ranks=group.world,
@@ -161,7 +164,7 @@ def _record(
 
 
 def _evaluate(
-    loaded: LoadedRecipe, network: Network, parts: Assembly, group: Group
+    loaded: LoadedRecipe, network: Network, parts: Assembly, device: torch.device
 ) -> EvaluationResult:
     recipe = loaded.recipe
     if parts.data.validation is None:
@@ -172,6 +175,7 @@ def _evaluate(
         parts.data.validation,
         labels=parts.data.labels,
         bytes_per_token=parts.data.bytes_per_token,
-        device=group.device,
+        device=device,
         sequences=recipe.evaluation.sequences,
+        batch=parts.micro_sequences,
     )

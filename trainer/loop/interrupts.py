@@ -11,8 +11,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Literal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# Why a run ends after an update: somebody asked, or its time is over; "" goes on.
+StopReason = Literal["", "asked", "time"]
+
+
+def stop_wish(reason: StopReason) -> list[float]:
+    """Return what a rank adds to the figures of all ranks: whether asked, whether late."""
+    return [float(reason == "asked"), float(reason == "time")]
+
+
+def stop_reason(asked: float, late: float) -> StopReason:
+    """Return why all ranks stop, of the sums of their wishes: the same on each of them.
+
+    A person goes before a clock.
+    """
+    if asked > 0:
+        return "asked"
+    return "time" if late > 0 else ""
 
 
 class StopRequest:

@@ -27,14 +27,13 @@ from trainer.checkpointing.origin import code_version, describe_environment
 from trainer.data.loader import Loader, Sweep
 from trainer.distribution.environment import Ranks, resolve
 from trainer.distribution.group import Group, connect
-from trainer.errors import CheckpointError
 from trainer.loop.assembly import Assembly, assemble, is_running_text
 from trainer.loop.batches import autocast
-from trainer.loop.claim import claim
+from trainer.loop.claim import claim, claim_together
 from trainer.loop.devices import choose_device, device_name
 from trainer.loop.finish import draw_report, finish, write_summary
 from trainer.loop.interrupts import StopRequest, stop_on_signals
-from trainer.loop.training import RunningTextFigures, Training
+from trainer.loop.training import Progress, RunningTextFigures, Training
 from trainer.loop.update import Updater
 from trainer.recipe.describe import all_values, to_toml
 from trainer.recipe.digest import recipe_digest
@@ -44,9 +43,6 @@ from trainer.reporting.history import HistoryReporter
 from trainer.reporting.reporter import Reporter, Reporters, RunPlan
 from trainer.reporting.tensorboard import TensorBoardReporter
 from trainer.reporting.terminal import TerminalReporter
-
-# Validation makes no gradients: its passes may take more rows than training's.
-_VALIDATION_ROWS = 32
 
 
 def run(
@@ -73,30 +69,26 @@ def run(
         TrainingError: the run could not go on, what was saved is good; or another process
             is running in the folder.
     """
+    recipe = loaded.recipe
     ranks = resolve(os.environ if environ is None else environ)
     output.mkdir(parents=True, exist_ok=True)
-    if not ranks.is_first:
-        return _run(loaded, output, ranks, Reporters([]))
-    with claim(output):
-        # Whole or not at all: the other ranks may be reading it.
-        write_whole(output / "recipe.toml", to_toml(loaded.recipe))
-        return _run(loaded, output, ranks, make_reporter(loaded, quiet=quiet))
-
-
-def _run(
-    loaded: LoadedRecipe, output: Path, ranks: Ranks, reporter: Reporter
-) -> dict[str, Any] | None:
-    recipe = loaded.recipe
+    reporter = make_reporter(loaded, quiet=quiet) if ranks.is_first else Reporters([])
     if recipe.model.family == "word-embeddings":
         from trainer.embeddings.session import train_embeddings
 
-        return train_embeddings(loaded, output, reporter)
+        with claim(output):
+            write_whole(output / "recipe.toml", to_toml(recipe))
+            return train_embeddings(loaded, output, reporter)
     device = choose_device(recipe.run.device, ranks)
     needs_group = recipe.distribution.strategy == "fsdp"
     with (
         stop_on_signals() as stop,
         connect(ranks, device, recipe.distribution.failure_seconds, always=needs_group) as group,
+        # After the ranks have met: a refusal must reach those that would wait for rank 0.
+        claim_together(output, group),
     ):
+        if ranks.is_first:
+            write_whole(output / "recipe.toml", to_toml(recipe))
         return Session(loaded, output, ranks, group, reporter).run(stop)
 
 
@@ -151,9 +143,9 @@ class Session:
             summary: dict[str, Any] = {}
             try:
                 reason = training.run(stop)
-                best = checkpointer.best() if self._recipe.checkpoint.keep_best else None
-                if reason != "asked" and best is not None and best.step != training.progress.step:
-                    checkpointer.restore(best, parts.module, parts.optimizers.parts)
+                step = training.progress.step
+                if reason != "asked":
+                    step = self._choose(training.progress, checkpointer, parts)
                 summary = finish(
                     loaded=self._loaded,
                     output=self._output,
@@ -161,6 +153,7 @@ class Session:
                     parts=parts,
                     progress=training.progress,
                     reason=reason,
+                    step=step,
                     reporter=self._reporter,
                 )
             finally:
@@ -200,7 +193,8 @@ class Session:
         if parts.data.validation is not None:
             sweep = Sweep(
                 parts.data.validation,
-                micro_sequences=max(parts.micro_sequences, _VALIDATION_ROWS),
+                # Not more rows than training has: they are what the memory was checked for.
+                micro_sequences=parts.micro_sequences,
                 rank=group.rank,
                 world=group.world,
                 limit=recipe.evaluation.sequences,
@@ -231,13 +225,24 @@ class Session:
         saved: SavedCheckpoint,
         parts: Assembly,
     ) -> None:
-        progress = checkpointer.restore(saved, parts.module, parts.optimizers.parts)
-        if progress["data"] != parts.data.train.fingerprint:
-            raise CheckpointError(
-                f"{saved.folder} was trained on other data than data.train holds now; restore "
-                "the files, or begin a new run in another folder (-o)"
+        training.resume(checkpointer.restore(saved, parts.module, parts.optimizers.parts))
+
+    def _choose(self, progress: Progress, checkpointer: Checkpointer, parts: Assembly) -> int:
+        """Put the weights to export into the network; return the step that they are of."""
+        step = progress.step
+        if not self._recipe.checkpoint.keep_best or progress.best_loss is None:
+            return step
+        best = checkpointer.best()
+        if progress.best_step == step:
+            return step
+        if best is None or best.step != progress.best_step:
+            self._reporter.note(
+                f"the checkpoint of the best step ({progress.best_step}) is gone; the last is "
+                "exported instead"
             )
-        training.resume(progress)
+            return step
+        checkpointer.restore(best, parts.module, parts.optimizers.parts)
+        return best.step
 
     def _plan(self, parts: Assembly, first_step: int) -> RunPlan:
         recipe, group = self._recipe, self._group

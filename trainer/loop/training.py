@@ -24,7 +24,7 @@ from trainer.distribution.group import Group
 from trainer.errors import CheckpointError
 from trainer.loop.batches import Autocast
 from trainer.loop.devices import peak_memory_bytes
-from trainer.loop.interrupts import StopRequest
+from trainer.loop.interrupts import StopReason, StopRequest
 from trainer.loop.update import Updater, UpdateResult
 from trainer.loop.validation import Validation, validate
 from trainer.optimization.optimizers import Optimizers
@@ -35,6 +35,7 @@ from trainer.reporting.reporter import Reporter, StepReport, ValidationReport
 
 # Updates over which the speed that is shown is taken.
 _SPEED_WINDOW = 20
+_FOREIGN_PROGRESS = "the progress in the checkpoint is not what this version of the trainer writes"
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Progress:
         train_loss: of the newest update; None before the first.
         validated_step: the step of the newest validation; -1 before the first.
         validated_loss: its loss; None before the first.
+        validated_metrics: the figures beside it.
     """
 
     step: int = 0
@@ -62,6 +64,17 @@ class Progress:
     train_loss: float | None = None
     validated_step: int = -1
     validated_loss: float | None = None
+    validated_metrics: dict[str, float] = field(default_factory=dict)
+
+    def figures_of(self, step: int) -> dict[str, float]:
+        """Return the validation figures of a step's weights, as far as they are known."""
+        for known, loss, metrics in (
+            (self.validated_step, self.validated_loss, self.validated_metrics),
+            (self.best_step, self.best_loss, self.best_metrics),
+        ):
+            if step == known and loss is not None:
+                return {**metrics, "validation_loss": loss}
+        return {}
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -72,14 +85,16 @@ class Progress:
         """Read what `to_json` returned.
 
         Raises:
-            CheckpointError: it is of another version.
+            CheckpointError: it is of another version, or values have other types.
         """
         try:
-            return cls(**data)
+            progress = cls(**data)
         except TypeError as problem:
-            raise CheckpointError(
-                "the progress in the checkpoint is of another version of the trainer"
-            ) from problem
+            raise CheckpointError(_FOREIGN_PROGRESS) from problem
+        whole = (progress.step, progress.tokens, progress.best_step, progress.validated_step)
+        if not all(type(number) is int for number in whole) or progress.step < 0:
+            raise CheckpointError(_FOREIGN_PROGRESS)
+        return progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +164,22 @@ class Training:
         self.progress = Progress()
 
     def resume(self, progress: dict[str, Any]) -> None:
-        """Go on from what a checkpoint holds beside the weights."""
-        self.progress = Progress.from_json(progress["progress"])
-        self._stopping.restore(progress["stopping"])
+        """Go on from what a checkpoint holds beside the weights.
+
+        Raises:
+            CheckpointError: it is not what this version writes, or of other data.
+        """
+        try:
+            data, values, stopping = progress["data"], progress["progress"], progress["stopping"]
+        except KeyError as missing:
+            raise CheckpointError(_FOREIGN_PROGRESS) from missing
+        if data != self._data_fingerprint:
+            raise CheckpointError(
+                "the checkpoint was trained on other data than data.train holds now; restore "
+                "the files, or begin a new run in another folder (-o)"
+            )
+        self.progress = Progress.from_json(values)
+        self._stopping.restore(stopping)
         self._saved_step = self.progress.step
 
     def run(self, stop: StopRequest) -> str:
@@ -168,23 +196,35 @@ class Training:
         run = self._recipe.run
         limit_seconds = run.max_minutes * 60 if run.max_minutes else math.inf
         began = time.monotonic()
+        # A run that had stopped early, and was killed before its end, has still stopped.
+        if self._stopped_early():
+            return "early"
         while self.progress.step < run.steps:
-            # One clock decides: rank 0's.
-            late = self._group.is_first and time.monotonic() - began >= limit_seconds
             started = time.perf_counter()
-            result = self._updater.update(self.progress.step, wants_stop=stop.requested or late)
+            wish = self._wish(stop, late=time.monotonic() - began >= limit_seconds)
+            result = self._updater.update(self.progress.step, wants_stop=wish)
             self._report(result, time.perf_counter() - started)
-            if result.stop:
-                return "time" if late and not stop.requested else "asked"
+            # Before a stop, too: an uncut run would have validated here.
             if self._due(self._recipe.evaluation.every_steps) and self._sweep is not None:
                 improved = self._validate()
                 if improved and self._recipe.checkpoint.keep_best:
                     self._save()
-                if self._stopping.should_stop:
+                if self._stopped_early():
                     return "early"
+            if result.stop and self.progress.step < run.steps:
+                return result.stop
             if self._due(self._recipe.checkpoint.every_steps):
                 self._save()
         return "done"
+
+    def _stopped_early(self) -> bool:
+        return self._stopping.should_stop
+
+    def _wish(self, stop: StopRequest, *, late: bool) -> StopReason:
+        """Return why this rank wants to stop; of the time one clock decides, rank 0's."""
+        if stop.requested:
+            return "asked"
+        return "time" if late and self._group.is_first else ""
 
     def _due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens now; the end is apart."""
@@ -236,6 +276,7 @@ class Training:
             progress.best_step, progress.best_loss = progress.step, outcome.loss
             progress.best_metrics = outcome.metrics
         progress.validated_step, progress.validated_loss = progress.step, outcome.loss
+        progress.validated_metrics = outcome.metrics
         self._reporter.validation(
             ValidationReport(progress.step, outcome.loss, outcome.metrics, best=improved)
         )

@@ -27,15 +27,16 @@ from trainer.distribution.gradients import (
 from trainer.distribution.group import Group
 from trainer.errors import DivergenceError
 from trainer.loop.batches import Autocast, count_tokens, to_device
+from trainer.loop.interrupts import StopReason, stop_reason, stop_wish
 from trainer.loop.randomness import seed_micro_batch
 from trainer.loop.step import StepLoss
 from trainer.optimization.optimizers import Optimizers
 from trainer.optimization.schedule import learning_rate_factor
 from trainer.recipe.schema import OptimizerOptions
 
-# Figures that all ranks add up: plain, targets, right ones, tokens, wishes to stop. The
+# Figures that all ranks add up: plain, targets, right ones, tokens, two wishes to stop. The
 # totals of the micro-batches follow, each in a place of its own.
-_FIGURES = 5
+_FIGURES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class UpdateResult:
         tokens: tokens that were read, padding left out.
         learning_rate: that was used.
         gradient_norm: global norm before clipping.
-        stop: whether any rank was asked to stop.
+        stop: "asked" if any rank was asked to stop, "time" if the run's time is over, else "".
+            The same on every rank: what follows is collective.
     """
 
     loss: float
@@ -58,7 +60,7 @@ class UpdateResult:
     tokens: int
     learning_rate: float
     gradient_norm: float
-    stop: bool
+    stop: StopReason
 
 
 class Updater:
@@ -97,12 +99,12 @@ class Updater:
         self._autocast = autocast
         self._mine = loader.micro_batches // group.world
 
-    def update(self, step: int, *, wants_stop: bool = False) -> UpdateResult:
+    def update(self, step: int, *, wants_stop: StopReason = "") -> UpdateResult:
         """Make the update number `step` (0 is the first).
 
         Args:
             step: updates made before.
-            wants_stop: this rank was asked to stop; all ranks learn of it.
+            wants_stop: why this rank wants to stop after this update; all ranks learn of it.
 
         Raises:
             DivergenceError: loss or gradient is no number; the weights are untouched.
@@ -123,12 +125,12 @@ class Updater:
             figures[:3] += torch.stack([each.double() for each in counted])
             figures[_FIGURES + micro.index] = loss.total.detach()
         figures[3] = sum(count_tokens(micro.batch) for micro in seen)
-        figures[4] = float(wants_stop)
+        figures[4:6] += torch.tensor(stop_wish(wants_stop), device=figures.device)
         self._group.sum_(figures)
         parameters = list(self._optimizers.parameters())
         figures = torch.cat([gradient_norm(parameters).to(figures).view(1), figures])
         # The one place where a step waits for its GPU.
-        norm, plain, targets, right, tokens, stop, *totals = figures.tolist()
+        norm, plain, targets, right, tokens, asked, late, *totals = figures.tolist()
         divisor = max(targets, 1.0)
         # The gradient is that of the sum so far.
         norm /= divisor
@@ -143,7 +145,7 @@ class Updater:
             tokens=int(tokens),
             learning_rate=self._optimizers.learning_rate,
             gradient_norm=norm,
-            stop=stop > 0,
+            stop=stop_reason(asked, late),
         )
 
     def _forward_backward(self, step: int, micro: MicroBatch) -> StepLoss:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from trainer.distribution.group import Group
 from trainer.errors import DivergenceError
 from trainer.loop.batches import Autocast, count_tokens, to_device
+from trainer.loop.interrupts import StopReason, stop_reason, stop_wish
 from trainer.loop.randomness import seed_micro_batch
 from trainer.loop.update import UpdateResult
 from trainer.optimization.optimizers import Optimizers
@@ -32,8 +33,8 @@ from trainer.privacy.randomness import SecretGenerator
 from trainer.privacy.releases import Releases
 from trainer.recipe.schema import OptimizerOptions
 
-# Figures that all ranks add up: total, plain, targets, right ones, tokens, wishes to stop.
-_FIGURES = 6
+# Figures that all ranks add up: total, plain, targets, right ones, tokens, two wishes to stop.
+_FIGURES = 7
 
 
 class PrivateUpdater:
@@ -54,6 +55,7 @@ class PrivateUpdater:
 
     def __init__(
         self,
+        *,
         network: nn.Module,
         gradients: PerExampleGradients,
         optimizers: Optimizers,
@@ -62,7 +64,6 @@ class PrivateUpdater:
         releases: Releases,
         group: Group,
         options: OptimizerOptions,
-        *,
         seed: int,
         autocast: Autocast,
     ) -> None:
@@ -78,7 +79,7 @@ class PrivateUpdater:
         self._autocast = autocast
         self._noise = SecretGenerator()
 
-    def update(self, step: int, *, wants_stop: bool = False) -> UpdateResult:
+    def update(self, step: int, *, wants_stop: StopReason = "") -> UpdateResult:
         """Make the update number `step` (0 is the first).
 
         Raises:
@@ -88,7 +89,7 @@ class PrivateUpdater:
         """
         self._network.train()
         figures = torch.zeros(_FIGURES, dtype=torch.float64, device=self._group.device)
-        figures[5] = float(wants_stop)
+        figures[5:7] += torch.tensor(stop_wish(wants_stop), device=figures.device)
         # 1. Draw, secretly; 2. sum what each record contributes at most.
         for micro in self._loader.step(step):
             self._accumulate(step, micro, figures)
@@ -139,7 +140,7 @@ class PrivateUpdater:
         self._group.sum_(sums.values)
 
     def _result(self, figures: Tensor, norm: float) -> UpdateResult:
-        total, plain, targets, right, tokens, stop = figures.tolist()
+        total, plain, targets, right, tokens, asked, late = figures.tolist()
         divisor = max(targets, 1.0)
         return UpdateResult(
             loss=total / divisor,
@@ -148,7 +149,7 @@ class PrivateUpdater:
             tokens=int(tokens),
             learning_rate=self._optimizers.learning_rate,
             gradient_norm=norm,
-            stop=stop > 0,
+            stop=stop_reason(asked, late),
         )
 
 

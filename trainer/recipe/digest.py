@@ -34,8 +34,10 @@ CIRCUMSTANCES = frozenset(
         "report",
     }
 )
-# Validation decides only where it may stop the run early.
-_STOPPING = ("evaluation.every_steps", "evaluation.sequences")
+# Whether validation chooses the weights that are exported.
+_CHOOSING = "checkpoint.keep_best"
+# Validation decides only where it may stop the run early, or choose among its weights.
+_VALIDATING = ("evaluation.every_steps", "evaluation.sequences")
 # The other pairs of a forward pass are the negatives of contrastive learning; for every
 # other objective gradients of passes just add up.
 _NEGATIVES = "batch.micro_sequences"
@@ -47,9 +49,12 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
     for section in dataclasses.fields(recipe):
         for key, value in dataclasses.asdict(getattr(recipe, section.name)).items():
             name = f"{section.name}.{key}"
-            if section.name in CIRCUMSTANCES or name in CIRCUMSTANCES:
+            circumstance = section.name in CIRCUMSTANCES or name in CIRCUMSTANCES
+            if circumstance and name != _CHOOSING:
                 continue
-            if name in _STOPPING and not recipe.evaluation.patience:
+            if name in _VALIDATING and not (
+                recipe.evaluation.patience or recipe.checkpoint.keep_best
+            ):
                 continue
             if name == _NEGATIVES and recipe.objective.kind != "contrastive":
                 continue

@@ -13,7 +13,9 @@ def write_whole(path: Path, text: str) -> None:
         OSError: it could not be written; what was there before stays.
     """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    # What lies under that name is of a run that was killed, or a trap: neither is written to.
+    partial.unlink(missing_ok=True)
+    with partial.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -101,3 +101,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     saved = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
     last = max(losses(tmp_path / "run"))
     assert saved[-1].name == f"step-{last:08d}"
+
+
+def test_two_ranks_whose_time_is_over_end_together(tmp_path: Path) -> None:
+    words = ("run.steps=100000", "run.max_minutes=0.02", "evaluation.every_steps=0")
+    recipe = write_recipe(tmp_path)
+    both = start(command(recipe, tmp_path / "run", *words, "--ranks", "2"))
+    try:
+        errors = finished(both)
+    finally:
+        both.kill()
+    assert both.returncode == 0, errors
+    assert (tmp_path / "run" / "final" / "training.json").exists()

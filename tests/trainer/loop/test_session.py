@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trainer.loop.runs import load_tiny, losses, run_here
+from trainer.commands.run_folder import examine
 from trainer.errors import (
     CheckpointError,
     DataError,
@@ -150,3 +151,93 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
     summary = run(load_tiny(tmp_path), tmp_path / "run", quiet=True, environ={})
     assert summary is not None
     assert summary["finished"]
+
+
+def test_the_record_tells_the_figures_of_the_weights_that_are_exported(tmp_path: Path) -> None:
+    # Without choosing the best, the last weights go out: with their own figures.
+    words = (
+        "optimizer.learning_rate=3",
+        "optimizer.clip_norm=0",
+        "optimizer.schedule=constant",
+        "optimizer.warmup_steps=12",
+        "evaluation.every_steps=1",
+        "checkpoint.keep_best=false",
+    )
+    summary = run_here(load_tiny(tmp_path, *words), tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "final" / "training.json").read_text())
+    assert record["steps"] == summary["steps"] == 12
+    measured = summary["evaluation"]["loss"]
+    assert record["metrics"]["validation_loss"] == pytest.approx(measured, rel=1e-5)
+    assert measured > summary["validation_loss"] + 0.1
+
+
+def test_a_stop_where_a_validation_is_due_validates_first(whole: Path, tmp_path: Path) -> None:
+    loaded = load_tiny(tmp_path)
+    # The wish of step 5's report is heard in update 6, where a validation is due.
+    first = run_here(loaded, tmp_path / "run", stop_after=5)
+    assert first["steps"] == 6
+    assert first["validation_loss"] is not None
+    run_here(loaded, tmp_path / "run")
+    assert weights(tmp_path / "run") == weights(whole)
+    assert summary_of(tmp_path / "run")["best_step"] == summary_of(whole)["best_step"]
+
+
+def summary_of(output: Path) -> dict[str, object]:
+    found = json.loads((output / "summary.json").read_text())
+    if not isinstance(found, dict):
+        raise TypeError("summary.json holds no table")
+    return found
+
+
+def test_a_wish_to_stop_during_the_last_update_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    summary = run_here(load_tiny(tmp_path), tmp_path / "run", stop_after=11)
+    assert summary["finished"]
+    assert weights(tmp_path / "run") == weights(whole)
+
+
+def test_a_run_killed_while_its_checkpoint_was_measured_is_measured(
+    whole: Path, tmp_path: Path
+) -> None:
+    loaded = load_tiny(tmp_path)
+    output = tmp_path / "run"
+    run(loaded, output, quiet=True, environ={})
+    for name in ("summary.json", "evaluation.json", "samples.json", "report.html"):
+        (output / name).unlink()
+    assert examine(output, loaded) == "continue"
+    assert run_here(loaded, output)["finished"]
+    assert (output / "evaluation.json").exists()
+    assert (output / "report.html").exists()
+    assert weights(output) == weights(whole)
+
+
+def test_a_run_that_stopped_early_and_was_killed_does_not_train_on(tmp_path: Path) -> None:
+    words = (
+        "optimizer.learning_rate=0.9",
+        "optimizer.clip_norm=0",
+        "evaluation.every_steps=1",
+        "evaluation.patience=2",
+        "run.steps=200",
+    )
+    loaded = load_tiny(tmp_path, *words)
+    first = run_here(loaded, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    again = run_here(loaded, tmp_path / "run")
+    assert again["reason"] == first["reason"] == "early"
+    assert again["steps"] == first["steps"]
+
+
+def test_time_that_is_over_ends_a_run_properly(tmp_path: Path) -> None:
+    loaded = load_tiny(tmp_path, "run.steps=100000", "run.max_minutes=0.01")
+    summary = run_here(loaded, tmp_path / "run")
+    assert summary["reason"] == "time"
+    assert summary["finished"]
+    assert summary["validation_loss"] is not None
+
+
+def test_a_lock_that_is_a_link_harms_nothing(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(TrainingError, match=r"run\.lock"):
+        run(load_tiny(tmp_path), tmp_path / "run", quiet=True, environ={})
+    assert (tmp_path / "precious").read_text() == "kept"
