@@ -50,6 +50,7 @@ def test_every_key_named_in_the_guide_exists() -> None:
         ("report", "html"),
         ("model", "safetensors"),
         ("tokenizer", "json"),
+        ("privacy", "md"),
     }
     wrong = [f"{s}.{k}" for s, k in named - files if k not in key_types(s)]
     assert len(named) > 25

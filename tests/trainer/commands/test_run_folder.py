@@ -85,6 +85,9 @@ def test_a_finished_run_is_refused_with_what_to_do(tmp_path: Path, loaded: Loade
     folder = unfinished(tmp_path / "run", loaded)
     (folder / "final").mkdir()
     (folder / "final" / "training.json").write_text("{}")
+    # The checkpoint is there, but nobody has measured it yet.
+    assert examine(folder, loaded) == "continue"
+    (folder / "summary.json").write_text('{"finished": true}')
     with pytest.raises(UsageError, match=r"is finished.*casemate evaluate .*final"):
         examine(folder, loaded)
 

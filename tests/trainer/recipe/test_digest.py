@@ -56,7 +56,6 @@ def test_what_decides_the_result_changes_the_digest(override: str) -> None:
         "precision.activation_checkpointing=true",
         "distribution.strategy=fsdp",
         "checkpoint.every_steps=7",
-        "evaluation.every_steps=7",
         "evaluation.samples=0",
         "report.html=false",
     ],
@@ -66,10 +65,23 @@ def test_circumstances_do_not(override: str) -> None:
     assert differences(recipe(), recipe(override)) == []
 
 
-def test_when_validation_may_stop_a_run_it_decides() -> None:
-    early = ("evaluation.patience=2",)
-    changed = recipe(*early, "evaluation.every_steps=7")
-    assert recipe_digest(changed) != recipe_digest(recipe(*early))
+_LAST = "checkpoint.keep_best=false"
+
+
+@pytest.mark.parametrize("choice", ["evaluation.patience=2", "checkpoint.keep_best=true"])
+@pytest.mark.parametrize("change", ["evaluation.every_steps=7", "evaluation.sequences=5"])
+def test_when_validation_may_stop_a_run_or_choose_its_weights_it_decides(
+    choice: str, change: str
+) -> None:
+    assert recipe_digest(recipe(_LAST, choice, change)) != recipe_digest(recipe(_LAST, choice))
+
+
+def test_validation_that_chooses_nothing_decides_nothing() -> None:
+    assert recipe_digest(recipe(_LAST, "evaluation.every_steps=7")) == recipe_digest(recipe(_LAST))
+
+
+def test_whether_the_best_or_the_last_is_exported_decides() -> None:
+    assert recipe_digest(recipe(_LAST)) != recipe_digest(recipe())
 
 
 def test_passes_decide_where_their_pairs_are_each_others_negatives() -> None:
@@ -86,7 +98,7 @@ def test_data_may_move_but_not_change_its_name() -> None:
 def test_differences_name_key_and_both_values() -> None:
     lines = differences(recipe("run.steps=200"), recipe("run.steps=300", "run.seed=1"))
     assert lines == ["run.seed was 1337, is 1", "run.steps was 200, is 300"]
-    patient = differences(recipe(), recipe("evaluation.patience=1"))
+    patient = differences(recipe(_LAST), recipe(_LAST, "evaluation.patience=1"))
     assert "evaluation.every_steps was not set, is 250" in patient
 
 
