@@ -149,10 +149,14 @@ def _training(path: Path, weights: str, digest: str) -> dict[str, JsonValue]:
 def _privacy(path: Path, digest: str, training: str) -> dict[str, JsonValue]:
     report = _object(path, MAX_REPORT_BYTES, MAX_REPORT_DEPTH)
     try:
-        claim_of(report)
+        claim = claim_of(report)
         about = weights_of(report), training_of(report)
     except FieldError as error:
         raise SourceError(f"{path}: {error}") from error
     if about != (digest, training):
         raise SourceError(f"{path}: is the report of another checkpoint")
+    if claim.refuted:
+        raise SourceError(
+            f"{path}: the model's own audit shows more than it claims; such a claim goes nowhere"
+        )
     return report

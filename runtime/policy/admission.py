@@ -56,6 +56,8 @@ class AdmissionRule:
         return "; ".join(self._shortfalls(standing.claim))
 
     def _shortfalls(self, claim: PrivacyClaim) -> Iterator[str]:
+        if claim.refuted:
+            yield "its own audit shows more than it claims"
         # Neither unit implies the other at the same epsilon (docs/formats/policy.md).
         if claim.unit != self.unit:
             yield f"its claim protects a {claim.unit}, and a {self.unit} is asked for"

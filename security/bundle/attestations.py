@@ -79,8 +79,8 @@ def privacy_claim(
 
     Raises:
         AttestationError: "attestation-size", "attestation-json", "attestation-format",
-            "attestation-conflict" or "attestation-subject"; docs/formats/bundle.md,
-            section 9.
+            "attestation-conflict", "attestation-subject" or "attestation-refuted";
+            docs/formats/bundle.md, section 9.
     """
     names = sorted(name for name in files if ATTESTATION.fullmatch(name))
     # (9.1) Bounded before anything is read.
@@ -136,7 +136,12 @@ def _privacy(
     predicate.done()
     statement.done()
     _check_subjects(subjects, files, manifest)
-    return claim_of(report)
+    claim = claim_of(report)
+    if claim.refuted:
+        raise AttestationError(
+            "attestation-refuted", f"{PRIVACY_NAME}: its own audit shows more than it claims"
+        )
+    return claim
 
 
 def _subjects(statement: Fields) -> dict[str, str]:

@@ -4,9 +4,10 @@ Both who writes a report (trainer) and who relies on one (compiler, runtime) rea
 claim here, so that a claim cannot mean one thing to its author and another to an
 appliance. docs/formats/privacy.md is normative; rule numbers are that document's.
 
-What it refuses: fields that are missing, unknown, of another type or out of range; a
-claim with an amplification by sampling that its sampler does not give; and a claim
-that its own audit refutes. Pure: bytes and objects in, a frozen value out.
+What it refuses: fields that are missing, unknown, of another type or out of range, and
+a claim with an amplification by sampling that its sampler does not give. A claim that
+its own audit refutes can be read, so that it can be shown; nobody may rely on it
+(`refuted`). Pure: an object in, a frozen value out.
 """
 
 from __future__ import annotations
@@ -115,7 +116,12 @@ class PrivacyClaim:
     @property
     def audited(self) -> bool:
         """Whether an audit that counts did not contradict it."""
-        return self.audit is not None and self.audit.counts
+        return self.audit is not None and self.audit.counts and not self.refuted
+
+    @property
+    def refuted(self) -> bool:
+        """Whether its own audit shows a larger epsilon; then it is no claim at all."""
+        return self.audit is not None and self.audit.lower_bound > self.epsilon
 
 
 def claim_of(report: object, where: str = "report") -> PrivacyClaim:
@@ -200,9 +206,5 @@ def _check(claim: PrivacyClaim, where: str) -> None:
     """Refuse what each field allows and together cannot be."""
     if claim.unit == "record" and claim.contributions != 1:
         raise FieldError(f"{where}.claim.contributions: must be 1 where the unit is a record")
-    if claim.audit is None:
-        return
-    if claim.audit.delta > claim.delta:
+    if claim.audit is not None and claim.audit.delta > claim.delta:
         raise FieldError(f"{where}.evidence.audit.delta: is above the claim's")
-    if claim.audit.lower_bound > claim.epsilon:
-        raise FieldError(f"{where}.claim.epsilon: its own audit shows more")

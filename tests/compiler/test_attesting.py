@@ -109,7 +109,7 @@ def _refuted(report: dict[str, Any]) -> None:
     [
         (_wrong_weights, "another checkpoint"),
         (_wrong_record, "another checkpoint"),
-        (_refuted, "its own audit shows more"),
+        (_refuted, "own audit shows more"),
         (lambda report: report.pop("hazards"), "hazards: missing"),
         (lambda report: report["model"].pop("weights_sha256"), "weights_sha256"),
         (lambda report: report["claim"].update(epsilon="3"), "epsilon: must be a number"),

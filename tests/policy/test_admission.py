@@ -46,6 +46,7 @@ def test_a_claim_at_the_bounds_is_admitted() -> None:
         (replace(CLAIM, delta=2e-5), "delta is 2e-05, above 1e-05"),
         (replace(CLAIM, delta=math.nan), "delta is nan"),
         (replace(CLAIM, audit=None), "not audited"),
+        (replace(CLAIM, audit=replace(AUDIT, lower_bound=8.1)), "audit shows more than it claims"),
         (replace(CLAIM, audit=replace(AUDIT, canaries=99)), "not audited .with 100 canaries"),
     ],
 )

@@ -203,7 +203,7 @@ BAD_REPORTS: dict[str, Edit] = {
     "audit with more guesses than canaries": _set("evidence/audit/guesses", 201),
     "audit sure beyond doubt": _set("evidence/audit/confidence", 1),
     "audit at a larger delta": _set("evidence/audit/delta", 1e-3),
-    "audit that refutes the claim": _set("evidence/audit/lower_bound", 3.1),
+    "audit of a bound that means nothing": _set("evidence/audit/lower_bound", 1e9),
     "unknown key of the audit": _set("evidence/audit/passed", True),
 }
 
@@ -289,6 +289,17 @@ def test_a_claim_under_another_name_is_refused_too(bundle: Path) -> None:
 def test_a_second_statement_that_cannot_be_read_could_be_a_second_claim(bundle: Path) -> None:
     write(bundle, "attestations/other.json", b'{"predicateType":"a","predicateType":"b"}')
     assert reason_of(bundle) == "attestation-json"
+
+
+def test_a_claim_that_its_own_audit_refutes_can_be_read_and_not_be_relied_on(
+    bundle: Path,
+) -> None:
+    report = claim_report(_set("evidence/audit/lower_bound", 3.1))
+    claim = claim_of(report)
+    assert claim.refuted
+    assert not claim.audited
+    attest(bundle, report)
+    assert reason_of(bundle) == "attestation-refuted"
 
 
 def test_a_claim_has_a_size_limit(bundle: Path) -> None:
