@@ -125,7 +125,8 @@ class Updater:
             figures[:3] += torch.stack([each.double() for each in counted])
             figures[_FIGURES + micro.index] = loss.total.detach()
         figures[3] = sum(count_tokens(micro.batch) for micro in seen)
-        figures[4:6] += torch.tensor(stop_wish(wants_stop), device=figures.device)
+        # One by one: a tensor made of both would wait for the GPU.
+        figures[4], figures[5] = stop_wish(wants_stop)
         self._group.sum_(figures)
         parameters = list(self._optimizers.parameters())
         figures = torch.cat([gradient_norm(parameters).to(figures).view(1), figures])
