@@ -37,6 +37,12 @@ COMMANDS: dict[str, Entry] = {
     "evaluate": Entry(
         "trainer.commands.evaluate", "Measure a checkpoint on data or a text.", "Train", "trainer"
     ),
+    "privacy": Entry(
+        "trainer.commands.privacy",
+        "Plan private finetuning, keep its ledger, audit it.",
+        "Train",
+        "trainer",
+    ),
     "bundle": Entry(
         "compiler.commands.bundle", "Create bundles and look inside them.", "Models", "compiler"
     ),

@@ -87,7 +87,7 @@ def estimate_memory(recipe: Recipe, vocabulary_size: int, *, world: int = 1) -> 
         CheckpointError: a directory to start from that cannot be read.
     """
     with torch.device("meta"):
-        network = _shapes(recipe, vocabulary_size)
+        network = shapes(recipe, vocabulary_size)
     parameters = sum(p.numel() for p in network.parameters())
     trainable = [p for p in network.parameters() if p.requires_grad]
     trained = sum(p.numel() for p in trainable)
@@ -161,7 +161,13 @@ def available_memory(device: torch.device) -> int:
     return min(free, max(0, limit - used))
 
 
-def _shapes(recipe: Recipe, vocabulary_size: int) -> Network:
+def shapes(recipe: Recipe, vocabulary_size: int) -> Network:
+    """Build a recipe's network, parts applied; on torch's meta device it takes no memory.
+
+    Raises:
+        RecipeError: a network that cannot be built.
+        CheckpointError: a directory to start from that cannot be read.
+    """
     labelled = recipe.objective.kind in ("classification", "tagging")
     labels = recipe.data.labels or (("a", "b") if labelled else ())
     context = recipe.data.sequence_length

@@ -5,7 +5,7 @@ that they cannot disagree. It is made before the first update from the recipe an
 size of the data, which is public; nothing in it depends on a record.
 
     q = expected_batch / units        a unit is drawn for an update with this chance
-    at most `cap` units               a larger draw is cut to a random subset
+    at most `cap` units               a larger draw is cut to a random subset; it is rare
     sum of clipped gradients          one unit moves it by `sensitivity` at most
     + noise of noise_std              once, to the sum
     / normalizer                      public, the same for every update
@@ -35,6 +35,8 @@ _DERIVED = (
     "noise_to_batch_ratio",
 )
 _FEWEST_UNITS = 2
+# A batch exceeds its expected size by so many standard deviations once in 10^8 draws or so.
+_DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +52,8 @@ class PrivacyPlan:
         steps: T, updates.
         noise_multiplier: sigma.
         clipping: "flat", "per-layer" or "automatic".
-        clip_norm: most that one record adds to the sum, as an L2 norm. Automatic clipping
-            normalizes to below 1, so it is 1 there.
+        clip_norm: C, the most that one record adds to the sum, as an L2 norm; automatic
+            clipping brings every record just below it.
         noise: "gaussian" or "discrete".
         delta: of the claim.
         epsilon: the claim by PLD: this run, tuning runs and earlier releases together.
@@ -195,7 +197,7 @@ def make_plan(recipe: Recipe, units: int, earlier: Sequence[Event] = ()) -> Priv
         sampling_probability=batch / units,
         noise_multiplier=options.noise_multiplier,
         steps=steps * (1 + options.tuning_runs),
-        cap=min(units, math.ceil(round(options.truncation * batch, 6))),
+        cap=_cap(units, batch, options.truncation),
     )
     event, epsilon = _settled(event, options, delta, earlier)
     return PrivacyPlan(
@@ -207,13 +209,25 @@ def make_plan(recipe: Recipe, units: int, earlier: Sequence[Event] = ()) -> Priv
         steps=steps,
         noise_multiplier=event.noise_multiplier,
         clipping=options.clipping,
-        clip_norm=1.0 if options.clipping == "automatic" else options.clip_norm,
+        clip_norm=options.clip_norm,
         noise=options.noise,
         delta=delta,
         epsilon=epsilon,
         tuning_runs=options.tuning_runs,
         earlier=tuple(earlier),
     )
+
+
+def _cap(units: int, batch: int, truncation: float) -> int:
+    """Return the most units of a batch: `truncation` times the expected number.
+
+    Small batches vary by more than that. Cutting them often would cost a good part of the
+    claim (a cut makes the units of a batch depend on one another), so they may be larger
+    by a few standard deviations.
+    """
+    deviation = math.sqrt(batch * (1 - batch / units))
+    limit = max(truncation * batch, batch + _DEVIATIONS * deviation)
+    return min(units, math.ceil(round(limit, 6)))
 
 
 def _settled(
