@@ -92,7 +92,7 @@ def test_admitted_is_exactly_what_is_within_both_bounds(
     epsilon: float, bound: float, delta: float, delta_bound: float
 ) -> None:
     rule = AdmissionRule(("*",), "user", bound, delta_bound)
-    claim = replace(CLAIM, epsilon=epsilon, delta=delta)
+    claim = replace(CLAIM, epsilon=epsilon, delta=delta, audit=None)
     admitted = rule.refusal(PrivacyStanding(claim)) == ""
     assert admitted == (epsilon <= bound and delta <= delta_bound)
 
