@@ -22,9 +22,7 @@ def examples_in(batch: Batch) -> int:
 
 
 def repeat_ids(ids: Tensor, examples: int) -> Tensor:
-    """Return ids [B, T] where a table was given one row of them for all examples."""
-    if ids.dim() == 1:
-        ids = ids[None]
+    """Return ids [B, T] where a table was given one row of them, [1, T], for all examples."""
     return ids.expand(examples, *ids.shape[1:]) if len(ids) == 1 else ids
 
 

@@ -89,7 +89,8 @@ def run(layer: Recurrence, inputs: Tensor, watch: Watch) -> tuple[Tensor, Tensor
             state, reset = _gru_step(step, recurrent, state)
             resets.append(reset.detach())
         states.append(state)
-    return torch.stack(states, dim=1), state
+    # Laid out in memory as torch's own are, so that dropout draws the same mask.
+    return torch.stack(states).transpose(0, 1), state
 
 
 def gradients(gates: Gates, backprops: Tensor, wanted: Collection[str]) -> dict[str, Factor]:
