@@ -142,3 +142,56 @@ def ledger_show(*, path: Path, delta: float | None, as_json: bool) -> None:
     with progress("accounting"):
         found = read(path, delta)
     emit(as_json, found, render_ledger)
+
+
+@command.command("audit")
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--canaries",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="canaries.json of the run.  [default: the one in its folder]",
+)
+@click.option(
+    "--members",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="Files of records that it was trained on.",
+)
+@click.option(
+    "--nonmembers",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="Files of like records that it was not trained on.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Model to calibrate by, such as the one that training started from.",
+)
+@click.option("--epsilon", type=float, help="Claim to compare with.")
+@click.option("--delta", type=float, help="Of that claim.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="At a time.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
+)
+@json_option
+def audit_command(*, checkpoint: Path, as_json: bool, **options: Any) -> None:
+    """Attack CHECKPOINT, a run's folder or a model, and say what it reveals at least.
+
+    With the canaries of its run this gives a lower bound on epsilon, which a true claim is
+    above; with members and nonmembers it says how well the two can be told apart.
+
+    \b
+    Example:
+      casemate privacy audit runs/tickets --epsilon 8
+      casemate privacy audit runs/tickets --members train.tsv --nonmembers held-out.tsv
+    """
+    from trainer.commands.privacy_audit import audit_of, render_audit
+
+    with progress("loading") as relabel:
+        found = audit_of(checkpoint, **options, progress=relabel)
+    emit(as_json, found, render_audit)

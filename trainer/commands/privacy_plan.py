@@ -55,7 +55,8 @@ def plan_of(
     warnings = check_recipe(recipe) if with_model else []
     if not units:
         progress("counting the data")
-        units = count_units(recipe)
+        # Canaries take places of their own, planted or not.
+        units = count_units(recipe) + recipe.privacy.canaries
     progress("solving for the noise")
     plan = make_plan(recipe, units, earlier_releases(loaded))
     progress("accounting")
@@ -265,8 +266,8 @@ def _cost_lines(cost: dict[str, Any] | None) -> list[tuple[str, str]]:
         ),
         (
             "time",
-            f"about {_duration(cost['seconds'])} on this {cost['device']} if every record were "
-            "full length",
+            f"about {_duration(cost['seconds'])} at the speed of this {cost['device']} just now, "
+            "if every record were full length",
         ),
     ]
 
