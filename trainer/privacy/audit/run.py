@@ -210,6 +210,15 @@ def granted_delta(canaries: CanarySet) -> float:
     return 0.5 / (canaries.units + len(canaries))
 
 
+def granted_delta_of(path: Path) -> float:
+    """Return `granted_delta` of a file of canaries.
+
+    Raises:
+        PrivacyError: it cannot be read.
+    """
+    return granted_delta(load_canaries(path))
+
+
 class _Audited:
     """An open checkpoint and how to score records with it."""
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import comb
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.privacy.audit.binomial import clopper_pearson, tail
@@ -23,6 +23,7 @@ def exact_tail(trials: int, successes: int, chance: Fraction) -> Fraction:
     )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_tail_is_the_exact_sum(data: st.DataObject) -> None:
     trials = data.draw(st.integers(0, 40))
@@ -32,6 +33,7 @@ def test_tail_is_the_exact_sum(data: st.DataObject) -> None:
     assert tail(trials, successes, float(chance)) == pytest.approx(expected, rel=1e-10, abs=0)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 24), st.integers(1, 31), st.sampled_from([0.8, 0.95, 0.99]))
 def test_the_interval_holds_the_true_chance_often_enough(
     trials: int, numerator: int, confidence: float

@@ -1,0 +1,195 @@
+"""The audit of real trainings: one without noise is caught, one with noise is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.privacy.audit.small import (
+    DATA,
+    LABELS,
+    OBJECTIVE,
+    RECORDS,
+    Setup,
+    new_network,
+    setup,
+    train_bare,
+    train_with_noise,
+)
+from trainer.commands.privacy_audit import audit_of, render_audit
+from trainer.errors import CheckpointError
+from trainer.models.network import Network
+from trainer.privacy.accounting import epsilon_pld
+from trainer.privacy.audit.canaries import load_canaries
+from trainer.privacy.audit.exposure import UNSEEN_MEAN_BITS
+from trainer.privacy.audit.insertion import prepare_canaries
+from trainer.privacy.audit.run import Claim, audit_checkpoint, audit_scores, granted_delta
+from trainer.privacy.errors import PrivacyError
+from trainer.privacy.event import Event
+
+CLAIM = Claim(epsilon=2.0, delta=1e-5)
+
+
+def save(folder: Path, made: Setup, network: Network) -> Path:
+    """A checkpoint directory such as a run leaves beside its canaries."""
+    final = folder / "final"
+    final.mkdir()
+    network.save(final)
+    made.tokenizer.save(final)
+    return final
+
+
+@pytest.fixture(scope="module")
+def caught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: 200 canaries, plain SGD without any noise, a claim of 2."""
+    folder = tmp_path_factory.mktemp("bare")
+    made = setup(folder)
+    network = new_network(made.tokenizer)
+    train_bare(network, made.data, steps=450, rate=1.0)
+    save(folder, made, network)
+    return folder
+
+
+def test_training_without_noise_contradicts_a_claim_of_two(caught: Path) -> None:
+    found = audit_checkpoint(
+        caught / "final", canaries=caught / "canaries.json", claim=CLAIM, device="cpu", batch=64
+    )
+    assert found.contradicted is True
+    assert found.canaries is not None
+    assert found.canaries.bound.epsilon >= 3.0
+    assert found.canaries.bound.canaries == 200
+    assert found.canaries.exposure.mean > 5
+    assert found.canaries.exposure.unseen_mean == pytest.approx(UNSEEN_MEAN_BITS, abs=0.7)
+    assert found.canaries.membership.auc > 0.95
+    assert found.canaries.digest == load_canaries(caught / "canaries.json").digest
+
+
+def test_training_with_noise_stays_below_its_claim(tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    event = Event(units=len(made.data), sampling_probability=0.1, noise_multiplier=1.1, steps=30)
+    delta = granted_delta(made.canaries)
+    epsilon = epsilon_pld(event, delta)
+    assert 1 < epsilon < 4  # a claim that noise of this size gives, and that could be broken
+    network = new_network(made.tokenizer)
+    train_with_noise(
+        network,
+        made.data,
+        steps=event.steps,
+        rate=1.0,
+        sampling_probability=event.sampling_probability,
+        noise_multiplier=event.noise_multiplier,
+    )
+    final = save(tmp_path, made, network)
+    found = audit_checkpoint(
+        final,
+        canaries=tmp_path / "canaries.json",
+        claim=Claim(epsilon, delta),
+        device="cpu",
+        batch=64,
+    )
+    assert found.contradicted is False
+    assert found.canaries is not None
+    assert found.canaries.bound.epsilon < epsilon
+
+
+def test_a_network_that_never_saw_the_canaries_tells_nothing(caught: Path, tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    final = save(tmp_path, made, new_network(made.tokenizer))
+    found = audit_checkpoint(final, canaries=tmp_path / "canaries.json", device="cpu", batch=64)
+    assert found.contradicted is None
+    assert found.canaries is not None
+    # Nothing is proven but once in twenty times, and then little.
+    assert found.canaries.bound.epsilon < 1
+    # Another run's canaries are as unknown to the network that was caught.
+    other = audit_checkpoint(
+        caught / "final", canaries=tmp_path / "canaries.json", claim=CLAIM, device="cpu", batch=64
+    )
+    assert other.contradicted is False
+
+
+def test_the_command_finds_the_run_s_canaries(
+    caught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = audit_of(caught, epsilon=2.0, device="cpu", batch=64)
+    assert document["contradicted"] is True
+    # Half of 1/units, canaries counted.
+    assert document["claim"] == {"epsilon": 2.0, "delta": 0.5 / (RECORDS + 200)}
+    render_audit(document)
+    shown = capsys.readouterr().out
+    assert "THE CLAIM IS CONTRADICTED: it says 2 at most" in shown
+    assert "never prove one" in shown
+    assert "w1" not in shown
+
+
+def test_real_members_and_others(caught: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others.tsv"
+    draw = np.random.default_rng(12)
+    # Labels that no model could know.
+    rows = [
+        " ".join(f"w{word}" for word in draw.integers(2, 40, 8)) + f"\t{draw.integers(0, 2)}"
+        for _ in range(150)
+    ]
+    others.write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    found = audit_checkpoint(
+        caught / "final",
+        members=[caught / "records.tsv"],
+        nonmembers=[others],
+        claim=CLAIM,
+        device="cpu",
+    )
+    assert found.canaries is None
+    # Such records can differ in more than membership: they contradict no claim.
+    assert found.contradicted is None
+    assert found.membership is not None
+    assert (found.membership.members, found.membership.others) == (RECORDS, 150)
+    assert found.membership.auc > 0.6
+
+
+def test_a_reference_model_calibrates(caught: Path, tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    reference = save(tmp_path, made, new_network(made.tokenizer))
+    found = audit_checkpoint(
+        caught / "final",
+        canaries=caught / "canaries.json",
+        reference=reference,
+        claim=CLAIM,
+        device="cpu",
+        batch=64,
+    )
+    assert found.calibrated
+    assert found.contradicted is True
+
+
+def test_nothing_to_audit_with_is_refused(caught: Path) -> None:
+    with pytest.raises(PrivacyError, match=r"canaries\.json, or both"):
+        audit_checkpoint(caught / "final", members=[caught / "records.tsv"])
+
+
+def test_canaries_for_other_labels_are_refused(caught: Path, tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    path = tmp_path / "three.json"
+    prepare_canaries(
+        path,
+        10,
+        objective=OBJECTIVE,
+        data=DATA,
+        tokenizer=made.tokenizer,
+        labels=(*LABELS, "2"),
+        units=10,
+    )
+    with pytest.raises(PrivacyError, match="choose from 3 labels"):
+        audit_checkpoint(caught / "final", canaries=path, device="cpu")
+
+
+def test_a_folder_without_a_model_is_refused(caught: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        audit_checkpoint(tmp_path, canaries=caught / "canaries.json", device="cpu")
+
+
+def test_coins_that_fell_alike_are_refused(caught: Path) -> None:
+    planted = load_canaries(caught / "canaries.json")
+    object.__setattr__(planted, "included", np.ones(200, dtype=bool))
+    with pytest.raises(PrivacyError, match="fell alike"):
+        audit_scores(planted, np.zeros(200), np.zeros(5), delta=0.0)
