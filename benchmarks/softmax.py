@@ -1,6 +1,6 @@
 """Adaptive against full softmax: steps a second, perplexity and memory at 50,000 words.
 
-    python -m benchmarks.softmax [--rounds 3] [--minutes 1]
+    python -m benchmarks.softmax [--rounds 2] [--minutes 1.2]
 
 The ready recipe `rnn-adaptive-softmax` (two LSTM layers of 512, batches of 32 x 64 words),
 once as it is and once with objective.softmax=chunked: the full softmax without a matrix of
@@ -143,8 +143,8 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Run the benchmark and write its result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=1.0, help="of a round of one softmax")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=1.2, help="of a round of one softmax")
     options = parser.parse_args()
     threads, load = os.cpu_count() or 1, round(os.getloadavg()[0], 2)
     runs: dict[str, list[RecipeRun]] = {way: [] for way in WAYS}
