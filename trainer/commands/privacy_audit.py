@@ -129,10 +129,17 @@ def _render_verdict(
     )
     if claim is None:
         click.echo("no claim was given to compare with (--epsilon, --delta)")
-    elif contradicted:
+        return
+    if contradicted:
         click.echo(f"THE CLAIM IS CONTRADICTED: it says {claim['epsilon']:g} at most")
-    else:
-        click.echo(f"the claim of {claim['epsilon']:g} is not contradicted")
+        return
+    click.echo(f"the claim of {claim['epsilon']:g} is not contradicted")
+    if bound["ceiling"] <= claim["epsilon"]:
+        click.echo(
+            f"this audit could not have contradicted it: with every guess right it would show "
+            f"{bound['ceiling']:.2f}. Plant more canaries, or fewer if 2 x canaries x delta is "
+            "not far below 0.05"
+        )
 
 
 def _attack_rows(whose: str, attack: dict[str, Any]) -> list[list[str]]:

@@ -54,6 +54,9 @@ class OneRunBound:
 
     Attributes:
         epsilon: training is not (x, delta)-private for any x below this; 0 proves nothing.
+        ceiling: what the same canaries would have proven with every guess right. A claim
+            above it could not have been contradicted: there are too few canaries, or too
+            many for this delta (2 m delta must stay far below the allowed error).
         delta: the delta that was granted.
         confidence: of the statement, all attempts together.
         canaries: coins that were thrown.
@@ -61,6 +64,7 @@ class OneRunBound:
     """
 
     epsilon: float
+    ceiling: float
     delta: float
     confidence: float
     canaries: int
@@ -75,6 +79,7 @@ class OneRunBound:
         """Return JSON values."""
         return {
             "epsilon": self.epsilon,
+            "ceiling": self.ceiling,
             "delta": self.delta,
             "confidence": self.confidence,
             "canaries": self.canaries,
@@ -178,6 +183,7 @@ def bound_epsilon(
     cut = cut_scores(scores[order], np.empty(0) if unseen is None else unseen)
     error = (1 - confidence) / len(shares)
     attempts = []
+    ceiling = 0.0
     for share in shares:
         # As many "in" among the guesses as the scores say there are among all.
         put_in = max(1, round(share * cut))
@@ -186,8 +192,9 @@ def bound_epsilon(
         guesses = put_in + left_out
         epsilon = refuted_epsilon(total, guesses, correct, delta, error)
         attempts.append(Attempt(guesses, correct, epsilon))
+        ceiling = max(ceiling, refuted_epsilon(total, guesses, guesses, delta, error))
     best = max(one.epsilon for one in attempts)
-    return OneRunBound(best, delta, confidence, total, tuple(attempts))
+    return OneRunBound(best, ceiling, delta, confidence, total, tuple(attempts))
 
 
 def cut_scores(descending: NDArray[np.float64], unseen: NDArray[np.float64]) -> int:

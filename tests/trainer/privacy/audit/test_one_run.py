@@ -139,6 +139,16 @@ def test_scores_that_tell_nothing_prove_nothing() -> None:
     bound = bound_epsilon(np.zeros(200), included, delta=1e-5)
     assert bound.epsilon == 0.0
     assert bound.to_dict()["canaries"] == 200
+    # What it could have proven: all 200 right, at a fifth of the error.
+    assert bound.ceiling == refuted_epsilon(200, 200, 200, 1e-5, (1 - 0.95) / 5)
+
+
+def test_a_delta_too_large_for_so_many_canaries_leaves_nothing_to_prove() -> None:
+    included = np.arange(200) % 2 == 0
+    bound = bound_epsilon(included.astype(float), included, delta=0.00125)
+    assert bound.best.correct == bound.best.guesses
+    assert bound.epsilon == bound.ceiling < 1.5
+    assert bound_epsilon(included.astype(float), included, delta=0.01).ceiling == 0
 
 
 def test_coins_thrown_after_the_scores_are_bounded_with_the_stated_confidence() -> None:

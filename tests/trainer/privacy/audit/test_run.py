@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from security.errors import UsageError
 from tests.trainer.privacy.audit.small import (
     DATA,
     LABELS,
@@ -25,7 +27,7 @@ from trainer.privacy.accounting import epsilon_pld
 from trainer.privacy.audit.canaries import load_canaries
 from trainer.privacy.audit.exposure import UNSEEN_MEAN_BITS
 from trainer.privacy.audit.insertion import prepare_canaries
-from trainer.privacy.audit.run import Claim, audit_checkpoint, audit_scores, granted_delta
+from trainer.privacy.audit.run import Claim, audit_checkpoint, audit_scores
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.event import Event
 
@@ -68,10 +70,9 @@ def test_training_without_noise_contradicts_a_claim_of_two(caught: Path) -> None
 
 def test_training_with_noise_stays_below_its_claim(tmp_path: Path) -> None:
     made = setup(tmp_path)
-    event = Event(units=len(made.data), sampling_probability=0.1, noise_multiplier=1.1, steps=30)
-    delta = granted_delta(made.canaries)
+    event = Event(units=len(made.data), sampling_probability=0.1, noise_multiplier=2.0, steps=30)
+    delta = 1e-5
     epsilon = epsilon_pld(event, delta)
-    assert 1 < epsilon < 4  # a claim that noise of this size gives, and that could be broken
     network = new_network(made.tokenizer)
     train_with_noise(
         network,
@@ -92,6 +93,8 @@ def test_training_with_noise_stays_below_its_claim(tmp_path: Path) -> None:
     assert found.contradicted is False
     assert found.canaries is not None
     assert found.canaries.bound.epsilon < epsilon
+    # The audit could have contradicted it.
+    assert found.canaries.bound.ceiling > epsilon
 
 
 def test_a_network_that_never_saw_the_canaries_tells_nothing(caught: Path, tmp_path: Path) -> None:
@@ -112,15 +115,41 @@ def test_a_network_that_never_saw_the_canaries_tells_nothing(caught: Path, tmp_p
 def test_the_command_finds_the_run_s_canaries(
     caught: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document = audit_of(caught, epsilon=2.0, device="cpu", batch=64)
+    document = audit_of(caught, epsilon=2.0, delta=1e-5, device="cpu", batch=64)
     assert document["contradicted"] is True
-    # Half of 1/units, canaries counted.
-    assert document["claim"] == {"epsilon": 2.0, "delta": 0.5 / (RECORDS + 200)}
+    assert document["claim"] == {"epsilon": 2.0, "delta": 1e-5}
     render_audit(document)
     shown = capsys.readouterr().out
     assert "THE CLAIM IS CONTRADICTED: it says 2 at most" in shown
     assert "never prove one" in shown
     assert "w1" not in shown
+
+
+def test_an_audit_that_could_not_contradict_says_so(
+    caught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = audit_of(caught, epsilon=2.0, device="cpu", batch=64)
+    # Half of 1/units, canaries counted: too large beside 200 canaries.
+    assert document["claim"] == {"epsilon": 2.0, "delta": 0.5 / (RECORDS + 200)}
+    assert document["contradicted"] is False
+    render_audit(document)
+    assert "could not have contradicted it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"delta": 1e-5}, "needs --epsilon"),
+        ({"members": [Path("a.tsv")]}, "both or neither"),
+        ({"canaries": Path("none.json")}, "none.json"),
+    ],
+    ids=["delta-alone", "members-alone", "no-such-file"],
+)
+def test_options_that_say_nothing_are_refused(
+    caught: Path, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        audit_of(caught, device="cpu", **options)
 
 
 def test_real_members_and_others(caught: Path, tmp_path: Path) -> None:
