@@ -183,7 +183,7 @@ class TestBudget:
         with Ledger.create(path, self.budget(5, "user")) as ledger:
             with pytest.raises(LedgerError, match=r"privacy\.unit"):
                 ledger.begin("run-1", "tickets", EVENT)
-            ledger.begin("run-1", "tickets", EVENT, unit="user")
+            ledger.begin("run-1", "tickets", self.WHOLE.of(5), unit="user")
 
     def test_no_noise_fits_no_budget(self, path: Path) -> None:
         bare = Event(units=100, sampling_probability=0.5, noise_multiplier=0.0, steps=1)
