@@ -31,6 +31,7 @@ def describe(bundle: VerifiedBundle) -> dict[str, Any]:
     return {
         "signer": bundle.signer or None,
         "digest": bundle.digest,
+        "privacy": _privacy(bundle),
         "manifest": json.loads(encode_manifest(bundle.manifest)),
         "models": {variant: _plain(summary) for variant, summary in bundle.summaries.items()},
         "files": [
@@ -49,6 +50,7 @@ def render(data: dict[str, Any]) -> None:
         {
             "signed by": data["signer"] or "(signatures not verified)",
             "digest": data["digest"],
+            "privacy": _privacy_text(data["privacy"]),
             "security epoch": manifest["security_epoch"],
             "created": manifest["created"],
             "not after": manifest["not_after"] or "no end",
@@ -69,6 +71,29 @@ def render(data: dict[str, Any]) -> None:
     table(
         ["file", "bytes", "sha256"],
         [[f["name"], f"{f['size_bytes']:,}", f["sha256"]] for f in data["files"]],
+    )
+
+
+def _privacy(bundle: VerifiedBundle) -> dict[str, Any] | None:
+    """Return the privacy claim, why it cannot be relied on, or None where there is none."""
+    from security.bundle.attestations import privacy_claim
+    from security.errors import AttestationError
+
+    try:
+        claim = privacy_claim(bundle.files, bundle.manifest)
+    except AttestationError as error:
+        return {"problem": str(error)}
+    return None if claim is None else {**_plain(claim), "audited": claim.audited}
+
+
+def _privacy_text(claim: dict[str, Any] | None) -> str:
+    if claim is None:
+        return "no claim"
+    if "problem" in claim:
+        return f"cannot be relied on: {claim['problem']}"
+    audit = "audited" if claim["audited"] else "not audited"
+    return (
+        f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.3g} per {claim['unit']}, {audit}"
     )
 
 

@@ -190,3 +190,20 @@ def test_the_command_says_what_it_carried_over_and_what_not(tmp_path: Path) -> N
     source = checkpoint(tmp_path / "m")
     result = CliRunner().invoke(cli, [*arguments, str(source), "-o", str(tmp_path / "c")])
     assert json.loads(result.stdout)["attestations"] == [PRIVACY_NAME, TRAINING_NAME]
+
+
+def test_show_tells_the_claim_and_why_there_is_none(tmp_path: Path) -> None:
+    create(checkpoint(tmp_path / "m"), tmp_path / "b")
+
+    def show(*options: str) -> str:
+        result = CliRunner().invoke(cli, ["bundle", "show", str(tmp_path / "b"), *options])
+        assert result.exception is None, result.output
+        return result.stdout
+
+    assert "epsilon 3, delta 1e-05 per user, audited" in show()
+    assert json.loads(show("--json"))["privacy"]["contributions"] == 4
+    statement = tmp_path / "b" / PRIVACY_NAME
+    statement.write_bytes(statement.read_bytes().replace(b'"user"', b'"token"'))
+    assert "cannot be relied on: attestations/privacy.json" in show()
+    statement.unlink()
+    assert "no claim" in show()

@@ -79,8 +79,8 @@ def _composition(report: PrivacyReport) -> str:
     composed = report.composition
     text = (
         f"The claim adds up this run (epsilon {composed.epsilon_of_this_run:.3g} alone), "
-        f"{len(composed.earlier)} earlier releases of {composed.dataset!r} and "
-        f"{composed.tuning_runs} tuning runs."
+        f"{_count(len(composed.earlier), 'earlier release')} of {composed.dataset!r} and "
+        f"{_count(composed.tuning_runs, 'tuning run')}."
     )
     if composed.ledger_head is None:
         return text + " No ledger was kept, so releases elsewhere are not in it."
@@ -140,8 +140,8 @@ def _correctness(report: PrivacyReport) -> str:
 
 
 def _tuning(report: PrivacyReport) -> str:
-    if report.composition.tuning_runs:
-        return f"{report.composition.tuning_runs} runs that chose the recipe are in the claim."
+    if runs := report.composition.tuning_runs:
+        return f"The claim counts {_count(runs, 'run')} like this one that chose the recipe."
     return (
         "No tuning runs are in the claim beyond those in the ledger. If the recipe was chosen by "
         "trying others on this data elsewhere, epsilon is larger than it says."
@@ -172,6 +172,10 @@ def _access(report: PrivacyReport) -> str:
         "Outside this report: who may read the data, the run's folder and its logs. The claim is "
         "about the exported weights alone."
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _sentence(text: str) -> str:

@@ -113,7 +113,7 @@ def decode_report(data: bytes) -> PrivacyReport:
 
 
 def _check(report: PrivacyReport) -> None:
-    """Refuse what each key allows and together cannot be (rules 2.4 to 2.7)."""
+    """Refuse what each key allows and together cannot be (rules 2.5, 2.6 and 2.8)."""
     text(report.created, "created", TIME)
     curve, evidence, mechanism = report.accounting.curve, report.evidence, report.mechanism
     if any(len(each) != len(curve.deltas) for each in (curve.pld, curve.rdp, curve.prv)):
@@ -127,6 +127,8 @@ def _check(report: PrivacyReport) -> None:
         raise CheckpointError("evidence.audit: an audit needs canaries_sha256")
     if not 0 < mechanism.sampling_probability <= 1:
         raise CheckpointError("mechanism.sampling_probability: must be above 0, at most 1")
+    if report.claim.delta * mechanism.units > 1:
+        raise CheckpointError("claim.delta: is above 1/mechanism.units, which protects nobody")
     if report.claim.sampling == "poisson" and mechanism.cap is not None:
         raise CheckpointError("mechanism.cap: the claim's sampling has no cap")
 

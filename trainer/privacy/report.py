@@ -122,7 +122,7 @@ def _tiles(report: PrivacyReport) -> Markup:
         other = "" if twin is None else f"{metric_text(name, twin)} without privacy"
         value = metric_text(name, report.utility.private)
         found.append((name[:1].upper() + name[1:], value, other))
-    return tiles(found)
+    return element("div", tiles(found), class_="above")
 
 
 def _curve(report: PrivacyReport) -> Markup | None:

@@ -148,6 +148,7 @@ BAD: dict[str, Edit] = {
     "weights unnamed": _drop("model/weights_sha256"),
     "epsilon as text": _set("claim/epsilon", "3"),
     "delta zero": _set("claim/delta", 0),
+    "delta that lets one of all be published": _set("claim/delta", 0.001),
 }
 
 
