@@ -168,8 +168,11 @@ def ledger_show(*, path: Path, delta: float | None, as_json: bool) -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Model to calibrate by, such as the one that training started from.",
 )
-@click.option("--epsilon", type=float, help="Claim to compare with.")
+@click.option(
+    "--epsilon", type=float, help="Claim to compare with.  [default: what its privacy.json claims]"
+)
 @click.option("--delta", type=float, help="Of that claim.")
+@click.option("--record", is_flag=True, help="Put what was found into its privacy.json.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="At a time.")
 @click.option(
     "--device",
@@ -183,7 +186,8 @@ def audit_command(*, checkpoint: Path, as_json: bool, **options: Any) -> None:
     """Attack CHECKPOINT, a run's folder or a model, and say what it reveals at least.
 
     With the canaries of its run this gives a lower bound on epsilon, which a true claim is
-    above; with members and nonmembers it says how well the two can be told apart.
+    above; with members and nonmembers it says how well the two can be told apart. Exits
+    with 1 if the claim is contradicted.
 
     \b
     Example:
@@ -195,3 +199,5 @@ def audit_command(*, checkpoint: Path, as_json: bool, **options: Any) -> None:
     with progress("loading") as relabel:
         found = audit_of(checkpoint, **options, progress=relabel)
     emit(as_json, found, render_audit)
+    if found["contradicted"]:
+        raise SystemExit(1)

@@ -18,7 +18,7 @@ from trainer.privacy.event import Event
 # Multipliers are multiples of this.
 RESOLUTION = 1e-4
 # With more noise than this nothing is learned, with less nothing is protected.
-LARGEST, SMALLEST = 1000.0, 0.05
+LARGEST, SMALLEST = 1000.0, 0.1
 _DECIMALS = 4
 # Of the logarithms: a tenth of RESOLUTION where multipliers are about 1.
 _TOLERANCE = 1e-5
