@@ -65,7 +65,8 @@ class PerExampleGradients:
         clipping: the bound.
 
     Raises:
-        PrivacyError: a trainable weight for which no per-example gradient can be had.
+        PrivacyError: a trainable weight for which no per-example gradient can be had, or
+            products of matrices that are rounded to TF32, in which norms come out too small.
 
     Attributes:
         sums: float32, by the names of `network.named_parameters()`.
@@ -74,8 +75,13 @@ class PerExampleGradients:
     def __init__(
         self, step: Callable[[Batch], StepLoss], network: Network, clipping: Clipping
     ) -> None:
+        if torch.get_float32_matmul_precision() != "highest":
+            raise PrivacyError(
+                "products of float32 matrices are rounded to fewer digits (TF32), with which a "
+                "clip does not hold; call torch.set_float32_matmul_precision('highest'), and do "
+                "not set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+            )
         self._step = step
-        self._network = network
         self._clipping = clipping
         self._watch = Watch(network)
         self._layers = _layers(list(self._watch.parameters))
@@ -177,12 +183,16 @@ def _layers(names: list[str]) -> dict[str, int]:
 def _statistics(norms: Tensor, factors: Tensor, counts: Tensor, loss: StepLoss) -> ClipStatistics:
     whole = torch.linalg.vector_norm(norms, dim=0)
     good = whole.isfinite() & counts
-    examples = int(counts.sum())
-    clipped = (factors.amin(0) < 1)[good].sum()
+    shorter = (factors.amin(0) < 1) & good
+    median = whole.where(good, torch.nan).nanmedian().nan_to_num()
+    # One wait for the device.
+    examples, kept, clipped, middle = torch.stack(
+        [counts.sum(), good.sum(), shorter.sum(), median]
+    ).tolist()
     return ClipStatistics(
-        examples=examples,
-        clipped=float(clipped) / max(examples, 1),
-        median_norm=float(whole[good].median()) if bool(good.any()) else 0.0,
-        nonfinite=examples - int(good.sum()),
+        examples=int(examples),
+        clipped=clipped / max(examples, 1),
+        median_norm=middle,
+        nonfinite=int(examples - kept),
         loss=loss,
     )

@@ -299,3 +299,13 @@ def test_examples_that_cannot_be_told_apart():
     step = objective_step("decoder", network)
     with pytest.raises(PrivacyError, match="told apart by example"):
         gradients(step).accumulate(labelled_batch("decoder"), torch.ones(4))
+
+
+def test_products_that_are_rounded_are_refused():
+    step = make_step("lstm")
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(PrivacyError, match="rounded to fewer digits"):
+            gradients(step)
+    finally:
+        torch.set_float32_matmul_precision("highest")
