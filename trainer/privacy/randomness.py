@@ -43,6 +43,8 @@ _ZEROS: Final = memoryview(bytes(1 << 18))
 _KEY_LIFE_BYTES: Final = 1 << 36
 # Values of one round of Box-Muller; its arrays fit the cache.
 _ROUND: Final = 1 << 15
+# Coins of one round: a data set of 100 million records need not cost a gigabyte.
+_COINS: Final = 1 << 20
 _WORDS: Final = 2.0**64
 
 
@@ -79,11 +81,14 @@ class SecretGenerator:
         """
         if not 0.0 <= probability <= 1.0:
             raise PrivacyError(f"a probability of {probability!r} is not between 0 and 1")
-        words = self.words(count)
-        if probability == 1.0:
-            return np.ones(count, dtype=np.bool_)
-        # Exact: a float64 below 1 times a power of two is a float64, and floor rounds down.
-        return words < np.uint64(math.floor(probability * _WORDS))
+        out = np.ones(count, dtype=np.bool_)
+        if probability < 1.0:
+            # Exact: a float64 below 1 times 2^64 is a float64, and floor rounds down.
+            limit = np.uint64(math.floor(probability * _WORDS))
+            for begin in range(0, count, _COINS):
+                part = out[begin : begin + _COINS]
+                np.less(self.words(part.size), limit, out=part)
+        return out
 
     def below(self, count: int, bound: int) -> npt.NDArray[np.int64]:
         """Return `count` independent integers, each uniform in range(bound), exactly.

@@ -123,6 +123,13 @@ def test_coins_without_a_doubt(generator: SecretGenerator) -> None:
     assert not generator.coins(1000, 5e-324).any()
 
 
+def test_more_coins_than_one_round(generator: SecretGenerator, monkeypatch) -> None:
+    monkeypatch.setattr(randomness, "_COINS", 1000)
+    coins = generator.coins(50_500, 0.5)
+    assert fits_chance(int(coins.sum()), coins.size, 0.5)
+    assert fits_chance(int(coins[-500:].sum()), 500, 0.5)
+
+
 def test_a_coin_is_never_more_likely_than_said(generator: SecretGenerator, monkeypatch) -> None:
     probability = 0.3
     limit = math.floor(probability * 2**64)
