@@ -11,9 +11,13 @@ import click
 from casemate.cli.output import counted, table
 from security.errors import UsageError
 from trainer.commands.evaluate import model_folder
+from trainer.commands.run_folder import RECIPE_FILE
 from trainer.commands.summary import figure
 from trainer.privacy.audit.canaries import CANARIES_NAME
 from trainer.privacy.audit.run import Claim, audit_checkpoint, granted_delta_of
+from trainer.privacy.making import with_audit
+from trainer.privacy.record import REPORT_NAME, PrivacyReport, read_report, write_report
+from trainer.privacy.report import PAGE_NAME, write_privacy_page
 
 # What a lower bound means, in a sentence that is always shown.
 _CAVEAT = (
@@ -33,6 +37,7 @@ def audit_of(
     delta: float | None = None,
     device: str = "auto",
     batch: int = 16,
+    record: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Audit a checkpoint, or the final one of a run, and return what was found.
@@ -43,10 +48,11 @@ def audit_of(
         members: files of records that it was trained on.
         nonmembers: files of like records that it was not trained on.
         reference: a checkpoint to calibrate by.
-        epsilon: claimed; None compares with nothing.
-        delta: claimed; None grants half of 1/units.
+        epsilon: claimed; None takes the claim of its privacy.json, if there is one.
+        delta: claimed; None grants half of 1/units to `epsilon`.
         device: "auto", "cpu" or "cuda".
         batch: records of one forward pass.
+        record: put what was found into its privacy.json, and draw the run's page anew.
         progress: is told what happens.
 
     Raises:
@@ -57,26 +63,43 @@ def audit_of(
     found = canaries or _canaries_beside(checkpoint, folder)
     if bool(members) != bool(nonmembers):
         raise UsageError("give --members and --nonmembers, both or neither")
+    report = read_report(folder) if (folder / REPORT_NAME).exists() else None
+    if record and report is None:
+        raise UsageError(f"{folder} has no {REPORT_NAME} to put an audit into")
     result = audit_checkpoint(
         folder,
         canaries=found,
         members=members,
         nonmembers=nonmembers,
         reference=None if reference is None else model_folder(reference),
-        claim=_claim(epsilon, delta, found),
+        claim=_claim(epsilon, delta, found, report),
         device=device,
         batch=batch,
         progress=lambda done, total: progress(f"attacking {done:,} of {total:,} records"),
     )
+    if record and report is not None:
+        _keep(folder, with_audit(report, result.to_dict()))
     return {"checkpoint": str(folder), **result.to_dict()}
 
 
-def _claim(epsilon: float | None, delta: float | None, canaries: Path | None) -> Claim | None:
-    """Return what the options claim; without --delta what a recipe without one claims."""
+def _keep(folder: Path, report: PrivacyReport) -> None:
+    """Replace a checkpoint's report, and the page of the run it lies in."""
+    write_report(folder, report)
+    if (folder.parent / RECIPE_FILE).is_file():
+        write_privacy_page(folder.parent / PAGE_NAME, report)
+
+
+def _claim(
+    epsilon: float | None,
+    delta: float | None,
+    canaries: Path | None,
+    report: PrivacyReport | None,
+) -> Claim | None:
+    """Return what is claimed: by the options, or else by the checkpoint's own report."""
     if epsilon is None:
         if delta is not None:
             raise UsageError("--delta needs --epsilon")
-        return None
+        return None if report is None else Claim(report.claim.epsilon, report.claim.delta)
     if delta is not None:
         return Claim(epsilon, delta)
     if canaries is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +38,10 @@ class Setup:
     base: DataSet
 
 
-def word_tokenizer() -> Tokenizer:
+def word_tokenizer(count: int = WORDS) -> Tokenizer:
     """A tokenizer of whole words: enough that canaries hardly share one."""
-    options = TokenizerOptions(kind="word", vocabulary_size=WORDS + 16, minimum_count=1)
-    words = [f"w{number}" for number in range(WORDS)]
+    options = TokenizerOptions(kind="word", vocabulary_size=count + 16, minimum_count=1)
+    words = [f"w{number}" for number in range(count)]
     return train_tokenizer(options, [" ".join(words)], "convolution").tokenizer
 
 
@@ -132,8 +131,3 @@ def train_with_noise(
         with torch.no_grad():
             torch._foreach_add_(parameters, total, alpha=-rate / (sampling_probability * len(data)))
     network.eval()
-
-
-def items(data: DataSet) -> Iterator[dict[str, np.ndarray]]:
-    """Every item of epoch 0."""
-    return (data.item(0, index) for index in range(len(data)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from tests.trainer.privacy.audit.small import (
     train_bare,
     train_with_noise,
 )
+from tests.trainer.privacy.reports import report
+from trainer.checkpointing.record import CodeVersion, Environment, TrainingRecord
 from trainer.commands.privacy_audit import audit_of, render_audit
 from trainer.errors import CheckpointError
 from trainer.models.network import Network
@@ -27,11 +31,16 @@ from trainer.privacy.accounting import epsilon_pld
 from trainer.privacy.audit.canaries import load_canaries
 from trainer.privacy.audit.exposure import UNSEEN_MEAN_BITS
 from trainer.privacy.audit.insertion import prepare_canaries
-from trainer.privacy.audit.run import Claim, audit_checkpoint, audit_scores
+from trainer.privacy.audit.run import Claim as Claimed
+from trainer.privacy.audit.run import audit_checkpoint, audit_scores
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.event import Event
+from trainer.privacy.record import read_report, write_report
+from trainer.privacy.sections import Claim, Evidence
+from trainer.recipe.describe import all_values
+from trainer.recipe.schema import ModelOptions, Recipe
 
-CLAIM = Claim(epsilon=2.0, delta=1e-5)
+CLAIM = Claimed(epsilon=2.0, delta=1e-5)
 
 
 def save(folder: Path, made: Setup, network: Network) -> Path:
@@ -41,6 +50,25 @@ def save(folder: Path, made: Setup, network: Network) -> Path:
     network.save(final)
     made.tokenizer.save(final)
     return final
+
+
+def write_training_record(final: Path) -> None:
+    """The training.json that a run would have left."""
+    recipe = Recipe(model=ModelOptions(family="convolution"), objective=OBJECTIVE, data=DATA)
+    record = TrainingRecord(
+        name="small",
+        created="2026-01-02T03:04:05Z",
+        recipe_digest="ab" * 32,
+        recipe=all_values(recipe),
+        data_fingerprint="x",
+        sources=(),
+        seeds={"run": 1},
+        steps=450,
+        metrics={},
+        code=CodeVersion("0.1.0", "ab" * 32),
+        environment=Environment("3.11", "Linux", "CPU", (), {}, 1),
+    )
+    (final / "training.json").write_bytes(record.encode())
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +114,7 @@ def test_training_with_noise_stays_below_its_claim(tmp_path: Path) -> None:
     found = audit_checkpoint(
         final,
         canaries=tmp_path / "canaries.json",
-        claim=Claim(epsilon, delta),
+        claim=Claimed(epsilon, delta),
         device="cpu",
         batch=64,
     )
@@ -150,6 +178,30 @@ def test_options_that_say_nothing_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=reason):
         audit_of(caught, device="cpu", **options)
+
+
+def test_an_audit_goes_into_the_report_of_its_checkpoint(caught: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(caught, folder)
+    final = folder / "final"
+    (folder / "recipe.toml").touch()
+    write_training_record(final)
+    claimed = report(final, claim=Claim(3.0, 1e-5, "record", 1, "zero-out", "truncated-poisson"))
+    digest = load_canaries(folder / "canaries.json").digest
+    write_report(final, replace(claimed, evidence=Evidence(digest)))
+    found = audit_of(folder, device="cpu", batch=64, record=True)
+    # What is claimed is read from the report.
+    assert found["claim"] == {"epsilon": 3.0, "delta": 1e-5}
+    kept = read_report(final)
+    assert kept.evidence.audit is not None
+    assert kept.evidence.audit.lower_bound == found["canaries"]["lower_bound"]["epsilon"]
+    assert kept.standing.refuted
+    assert (folder / "privacy.html").is_file()
+
+
+def test_there_must_be_a_report_to_put_an_audit_into(caught: Path) -> None:
+    with pytest.raises(UsageError, match=r"no privacy\.json"):
+        audit_of(caught, device="cpu", record=True)
 
 
 def test_real_members_and_others(caught: Path, tmp_path: Path) -> None:
