@@ -30,12 +30,12 @@ from trainer.checkpointing.record import (
     TrainingRecord,
 )
 from trainer.errors import CheckpointError
+from trainer.models.weights import Origin, digest_of, sha256_regular, weight_files
 from trainer.recipe.describe import all_values
 from trainer.recipe.digest import recipe_digest
 from trainer.recipe.keys import PATH_KEYS
 from trainer.recipe.schema import Recipe
 
-WEIGHTS_NAME: Final = "model.safetensors"
 _PACKAGES: Final = ("torch", "transformers", "tokenizers", "numpy")
 _SOURCE_SUFFIXES: Final = frozenset({".py", ".cpp", ".hpp", ".toml"})
 
@@ -50,6 +50,7 @@ def record_of_run(
     metrics: Mapping[str, float],
     device: torch.device,
     ranks: int = 1,
+    origin: Origin | None = None,
     now: datetime | None = None,
 ) -> TrainingRecord:
     """Return the record of a run that ends now.
@@ -63,6 +64,8 @@ def record_of_run(
         metrics: figures of the validation data; what is not finite is left out.
         device: where it was computed.
         ranks: how many processes computed it.
+        origin: of the network when it was loaded (`Network.origin`), which is the parent:
+            the files may be others by now. None digests them as they are.
         now: the time to record; the clock's by default.
 
     Raises:
@@ -83,7 +86,7 @@ def record_of_run(
         metrics={name: each for name, each in metrics.items() if abs(each) < MAX_SAFE_INTEGER},
         code=code_version(),
         environment=describe_environment(device, ranks),
-        parent=parent_of(Path(recipe.model.source)) if recipe.model.source else None,
+        parent=_parent(recipe, origin),
     )
 
 
@@ -117,27 +120,25 @@ def describe_environment(device: torch.device, ranks: int = 1) -> Environment:
 
 
 def parent_of(folder: Path) -> Parent:
-    """Return the digests of the checkpoint that training starts from.
+    """Return the digests of a checkpoint as it lies on disk now.
 
-    Weights in several files (`model.safetensors.index.json`) are digested as one: over
-    lines as in `code_version`.
+    Exactly the files are digested that a network would be loaded from: see
+    `trainer.models.weights.Origin`, which has them as they were when it was.
 
     Raises:
         CheckpointError: the folder holds no weights, or they cannot be read.
     """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no directory: it holds no weights")
+    files, _ = weight_files(folder)
     record = folder / RECORD_NAME
-    try:
-        parts = sorted(path.name for path in folder.glob("*.safetensors"))
-        if WEIGHTS_NAME in parts:
-            weights = sha256_file(folder / WEIGHTS_NAME)
-        elif parts:
-            lines = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in parts)
-            weights = hashlib.sha256(lines.encode()).hexdigest()
-        else:
-            raise CheckpointError(f"{folder} holds no weights (*.safetensors)")
-        return Parent(weights, sha256_file(record) if record.is_file() else None)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from error
+    return Parent(digest_of(folder, files), sha256_regular(record) if record.exists() else None)
+
+
+def _parent(recipe: Recipe, origin: Origin | None) -> Parent | None:
+    if origin is not None:
+        return Parent(origin.weights, origin.record)
+    return parent_of(Path(recipe.model.source)) if recipe.model.source else None
 
 
 def _portable(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

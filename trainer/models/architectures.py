@@ -6,13 +6,12 @@ always off), and only from disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -27,7 +26,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from security.errors import CasemateError
 from trainer.errors import CheckpointError, RecipeError
+from trainer.models.configuration import make_config
 from trainer.models.transformer import Arrangement, Task
 
 # What the name of a stored class says about its task.
@@ -43,25 +44,15 @@ _TASKS: dict[str, Task] = {
 }
 
 
-def stock_config(folder: Path) -> PretrainedConfig:
-    """Read the configuration of a Hugging Face directory.
+def stock_config(folder: Path, values: Mapping[str, Any]) -> PretrainedConfig:
+    """Make the configuration of a Hugging Face directory from its config.json.
 
     Raises:
         CheckpointError: the architecture is unknown here, or the values are not its own.
+        RecipeError: the weights are quantized.
     """
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CheckpointError(
-            f"{folder}/config.json names no architecture that the installed transformers can "
-            f"read without code from the directory: {first_line(error)}"
-        ) from error
-    if getattr(config, "quantization_config", None):
-        raise RecipeError(f"{folder} holds quantized weights, which cannot be trained")
-    return config
+    with quiet():
+        return make_config(values, folder)
 
 
 def family_of(config: PretrainedConfig) -> str:
@@ -128,3 +119,23 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+@contextmanager
+def refusing(folder: Path) -> Iterator[None]:
+    """Turn whatever a library raises over the files of a directory into a refusal.
+
+    Raises:
+        CheckpointError: in place of any error that is not the trainer's own.
+    """
+    try:
+        yield
+    except (CasemateError, MemoryError):
+        raise
+    # A configuration is a stranger's, and what a library raises over it has no bound.
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder} cannot be opened: its config.json and the installed transformers do not "
+            f"fit ({type(error).__name__}: {first_line(error)[:200]}); get the directory again "
+            "from where it came, or convert it with the version that wrote it"
+        ) from error

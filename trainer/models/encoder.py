@@ -39,6 +39,7 @@ from trainer.models.transformer import (
     TransformerNetwork,
     same_document,
 )
+from trainer.models.weights import CONFIG_FILE
 
 if TYPE_CHECKING:
     from trainer.data.batch import Batch
@@ -147,7 +148,7 @@ class Encoder(TransformerNetwork):
             "pooling_mode_max_tokens": False,
             "pooling_mode_mean_sqrt_len_tokens": False,
         }
-        storage.write_json(folder / POOLING_FOLDER / storage.CONFIG_FILE, pooling)
+        storage.write_json(folder / POOLING_FOLDER / CONFIG_FILE, pooling)
 
 
 def build_encoder(

@@ -1,42 +1,48 @@
 """Networks from directories on disk: Hugging Face's, and those that we wrote.
 
 What is refused, before any weight is used: a directory without config.json, weights
-that are pickled, an architecture that the installed transformers does not know (code
-from the directory is never run), weights of other shapes than the configuration says,
-or missing ones other than those of an output layer that is new anyway.
+that are pickled or lie elsewhere, an architecture that the installed transformers does
+not know (code from the directory is never run), weights of other shapes than the
+configuration says, missing ones other than those of an output layer that is new anyway,
+and stored ones that the configuration has no place for.
+
+transformers is given values and tensors, never the directory: what it would follow out
+of there (links, indices, adapters, code) it does not see.
 
     1. Read config.json; a `model_type` of ours goes to `own`.
     2. Find the family and how the objective uses it.
     3. Load the stock class, float32, from safetensors.
-    4. Take it apart; for an architecture that is not built here, check on a few tokens
-       that the parts together compute what the stock class does.
+    4. Take it apart; check on a few tokens that the parts together compute what the
+       stock class does.
     5. Settle the labels: keep the output layer, reorder it, or start a new one.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from trainer.errors import CheckpointError, RecipeError
+from trainer.checkpointing.record import RECORD_NAME
+from trainer.errors import RecipeError
 from trainer.models import architectures, storage
-from trainer.models.architectures import class_for, family_of, first_line, stored_task
+from trainer.models.architectures import class_for, family_of, stored_task
+from trainer.models.configuration import require_counts
+from trainer.models.core import load_core
 from trainer.models.decoder import Decoder
 from trainer.models.encoder import POOLING_FOLDER, Encoder, arrange
 from trainer.models.network import Network, config_value
 from trainer.models.own import for_task, load_own, own_skeleton, settle_labels
 from trainer.models.seq2seq import Seq2Seq
 from trainer.models.transformer import Arrangement, TransformerNetwork
+from trainer.models.weights import CONFIG_FILE, Origin, StoredWeights, read_object, sha256_regular
 from trainer.recipe.schema import ModelOptions, ObjectiveOptions
 
-_BUILT_HERE = ("llama", "bert", "t5")
-_PROBE = (5, 6, 7, 8)
+_PROBE_TOKENS = 4
+_MAX_POOLING_BYTES = 1 << 16
 _DEFAULT_CONTEXT = 512
 _DROPOUTS = (
     "hidden_dropout_prob",
@@ -79,15 +85,14 @@ def load_network(
         CheckpointError: as the module says.
     """
     config = storage.read_config(folder)
-    storage.require_safetensors(folder)
-    network: Network
-    if _is_ours(config):
-        network = load_own(folder, config)
-        _require_family(folder, network.family, objective, options)
-        if objective is not None:
-            network = for_task(network, objective.kind, labels, options)
-    else:
-        network = _load_stock(folder, objective, labels, options)
+    with architectures.refusing(folder):
+        stored = StoredWeights.open(folder)
+        with stored.unchanged():
+            network = _load(stored, config, objective, labels, options)
+            record = folder / RECORD_NAME
+            network.origin = Origin(
+                stored.digest(), sha256_regular(record) if record.exists() else None
+            )
     if vocabulary_size is not None and vocabulary_size > network.vocabulary_size:
         raise RecipeError(
             f"the tokenizer has {vocabulary_size} entries and the network in {folder} only "
@@ -99,6 +104,22 @@ def load_network(
     return network
 
 
+def _load(
+    stored: StoredWeights,
+    config: dict[str, Any],
+    objective: ObjectiveOptions | None,
+    labels: tuple[str, ...],
+    options: ModelOptions | None,
+) -> Network:
+    if not _is_ours(config):
+        return _load_stock(stored, config, objective, labels, options)
+    network = load_own(stored, config)
+    _require_family(stored.folder, network.family, objective, options)
+    if objective is None:
+        return network
+    return for_task(network, objective.kind, labels, options)
+
+
 def skeleton(
     folder: Path, objective: ObjectiveOptions, labels: tuple[str, ...], options: ModelOptions
 ) -> Network:
@@ -107,27 +128,34 @@ def skeleton(
     On torch's meta device this tells its shapes without its memory.
 
     Raises:
-        RecipeError, CheckpointError: as `load_network`, of config.json alone.
+        RecipeError, CheckpointError: as `load_network`, of config.json and the headers
+            of the weights.
     """
     values = storage.read_config(folder)
-    if _is_ours(values):
-        return for_task(own_skeleton(folder, values), objective.kind, labels, options)
-    config = architectures.stock_config(folder)
-    family = family_of(config)
-    arrangement = _arrange(folder, config, family, objective, options)
-    if labels:
-        config.num_labels = len(labels)
-    core = class_for(family, arrangement).from_config(config, trust_remote_code=False)
-    return _network(family, core, arrangement, labels, _DEFAULT_CONTEXT)
+    with architectures.refusing(folder):
+        stored = StoredWeights.open(folder)
+        require_counts(values, stored, sides=not _is_ours(values))
+        if _is_ours(values):
+            return for_task(own_skeleton(folder, values), objective.kind, labels, options)
+        config = architectures.stock_config(folder, values)
+        family = family_of(config)
+        arrangement = _arrange(folder, config, family, objective, options)
+        if labels:
+            config.num_labels = len(labels)
+        core = class_for(family, arrangement).from_config(config, trust_remote_code=False)
+        return _network(family, core, arrangement, labels, _DEFAULT_CONTEXT)
 
 
 def _load_stock(
-    folder: Path,
+    source: StoredWeights,
+    values: dict[str, Any],
     objective: ObjectiveOptions | None,
     labels: tuple[str, ...],
     options: ModelOptions | None,
 ) -> TransformerNetwork:
-    config = architectures.stock_config(folder)
+    folder = source.folder
+    require_counts(values, source)
+    config = architectures.stock_config(folder, values)
     family = family_of(config)
     _require_family(folder, family, objective, options)
     if options is not None and options.dropout > 0:
@@ -139,12 +167,14 @@ def _load_stock(
     if arrangement.task in ("classification", "tagging"):
         stored = _labels_of(config)
         config.num_labels = len(labels or stored)
-    core, new = _load_core(folder, config, class_for(family, arrangement), objective is not None)
+    stock = class_for(family, arrangement)
+    with architectures.quiet():
+        core, new = load_core(source, config, stock, new_allowed=objective is not None)
     new_head = arrangement.pooling == "mean" or _head_is_new(core, new)
     if new_head and stored and not labels:
         raise RecipeError(f"{folder} has no output layer for {arrangement.task}; labels are needed")
     expected = None
-    if config.model_type not in _BUILT_HERE and arrangement.pooling in ("none", "stock"):
+    if arrangement.pooling in ("none", "stock"):
         expected = _stock_logits(core, family)
     limit = architectures.positions(config)
     limit = limit or config_value(config, "n_positions", default=_DEFAULT_CONTEXT)
@@ -225,14 +255,11 @@ def _arrange(
 
 def _stored_pooling(folder: Path) -> str | None:
     """Return what 1_Pooling/config.json says, or None without one."""
-    path = folder / POOLING_FOLDER / storage.CONFIG_FILE
+    path = folder / POOLING_FOLDER / CONFIG_FILE
     if not path.is_file():
         return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        chosen = [k for k, on in values.items() if k.startswith("pooling_mode_") and on is True]
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no JSON object") from error
+    values = read_object(path, _MAX_POOLING_BYTES)
+    chosen = [k for k, on in values.items() if k.startswith("pooling_mode_") and on is True]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
     if len(chosen) != 1 or chosen[0] not in known:
         raise RecipeError(f"{path} pools by {', '.join(chosen) or 'nothing'}; known: mean, cls")
@@ -243,41 +270,6 @@ def _labels_of(config: PretrainedConfig) -> tuple[str, ...]:
     return tuple(str(config.id2label[index]) for index in sorted(config.id2label))
 
 
-def _load_core(
-    folder: Path, config: PretrainedConfig, stock: Any, new_allowed: bool
-) -> tuple[PreTrainedModel, set[str]]:
-    """Load a stock class; return it and the names of weights that are new."""
-    try:
-        with architectures.quiet():
-            core, report = stock.from_pretrained(
-                folder,
-                config=config,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"the weights in {folder} cannot be read: {first_line(error)}") from (
-            error
-        )
-    inside = f"{core.base_model_prefix}." if core.base_model is not core else ""
-    mismatched, missing = report["mismatched_keys"], report["missing_keys"]
-    for name in sorted(mismatched):
-        if name.startswith(inside) or not new_allowed:
-            wanted = list(core.state_dict()[name].shape)
-            raise CheckpointError(
-                f"{name} in {folder} has another shape than config.json asks for, {wanted}"
-            )
-    for name in sorted(missing):
-        # Poolers are left out of checkpoints whose task does not use them.
-        if "pooler." not in name and (name.startswith(inside) or not new_allowed):
-            raise CheckpointError(f"the weights in {folder} lack {name}")
-    return core, {*missing, *mismatched}
-
-
 def _head_is_new(core: PreTrainedModel, new: set[str]) -> bool:
     inside = f"{core.base_model_prefix}."
     return core.base_model is not core and any(not name.startswith(inside) for name in new)
@@ -286,21 +278,27 @@ def _head_is_new(core: PreTrainedModel, new: set[str]) -> bool:
 @torch.no_grad()
 def _stock_logits(core: PreTrainedModel, family: str) -> Tensor:
     core.eval()
-    ids = torch.tensor([_PROBE])
+    ids = _probe(core.config)
     inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if family == "seq2seq" else {})
     logits: Tensor = core(**inputs, return_dict=True).logits
     return logits
+
+
+def _probe(config: PretrainedConfig) -> Tensor:
+    """Return a few tokens, i64[1, T], none of them padding where there is a choice."""
+    ordinary = [i for i in range(min(config.vocab_size, 16)) if i != config.pad_token_id]
+    return torch.tensor([ordinary[-_PROBE_TOKENS:]])
 
 
 @torch.no_grad()
 def _require_same(network: TransformerNetwork, expected: Tensor) -> None:
     """Check that the parts together compute what the stock class did."""
     network.eval()
-    ids = torch.tensor([_PROBE])
+    ids = _probe(network.core.config)
     try:
         found = network({"input_ids": ids, "decoder_input_ids": ids})
         same = found.shape == expected.shape
-        same = same and torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+        same = same and torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
     except RuntimeError:
         same = False
     if not same:

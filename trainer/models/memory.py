@@ -16,12 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
 from trainer.data.special import SpecialTokens
 from trainer.errors import MemoryEstimateError
+from trainer.models.available import available_memory
 from trainer.models.build import build_network
 from trainer.models.convolution import Convolution
 from trainer.models.load import skeleton
@@ -30,6 +30,13 @@ from trainer.models.parts import apply_parts
 from trainer.models.transformer import TransformerNetwork
 from trainer.recipe.schema import Recipe
 
+__all__ = [
+    "MemoryEstimate",
+    "available_memory",
+    "check_memory",
+    "estimate_memory",
+    "shapes",
+]
 _FLOAT = 4  # bytes
 _BFLOAT_SHARE = 2 / 3
 _DROPOUT_WIDTHS = 2  # of a layer's width, for its two residual dropouts
@@ -45,7 +52,6 @@ _KEPT = {
 # Attention dropout keeps scores, chances and the mask on CPUs, where no kernel fuses it.
 _DROPPED_SCORES = 3.0
 _LOGITS_COPIES = 3  # logits, log-probabilities, gradient
-_CGROUP = Path("/sys/fs/cgroup")
 # A meta network needs ids of special tokens, whichever they are.
 _ANY = SpecialTokens(pad=0, unknown=1, begin=2, end=3, mask=4, separator=3)
 
@@ -146,19 +152,6 @@ def check_memory(
         f"this recipe needs about {_gib(needed)}{shared} and {_gib(there)} are free on "
         f"{device.type}: {parts}. What helps most: {helps}"
     )
-
-
-def available_memory(device: torch.device) -> int:
-    """Return the free bytes of a device: a GPU's, or the machine's within its cgroup."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return free
-    return min(free, max(0, limit - used))
 
 
 def shapes(recipe: Recipe, vocabulary_size: int) -> Network:

@@ -32,6 +32,7 @@ from trainer.errors import RecipeError
 
 if TYPE_CHECKING:
     from trainer.data.batch import Batch
+    from trainer.models.weights import Origin
 
 PARTS = ("features", "task", "output")
 Level = Literal["token", "text"]
@@ -95,6 +96,7 @@ class Network(nn.Module, ABC):
         labels: names of the classes in order; empty for language models and embeddings.
         head: the output layer; None for sentence embeddings.
         added: dense layers that finetuning added after the task layer; often empty.
+        origin: digests of what it was loaded from, as they were then; None for a new one.
     """
 
     family: ClassVar[str]
@@ -105,6 +107,7 @@ class Network(nn.Module, ABC):
     labels: tuple[str, ...]
     head: nn.Module | None
     added: nn.Sequential
+    origin: Origin | None = None
 
     # -- the three parts -----------------------------------------------------------
 

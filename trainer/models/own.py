@@ -8,42 +8,56 @@ the features (and the layers of a recurrent network) go on and the output layer 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from trainer.errors import CheckpointError, RecipeError
 from trainer.models import convolution, recurrent, storage, transformer
-from trainer.models.architectures import class_for, first_line
+from trainer.models.architectures import class_for, family_of, first_line
+from trainer.models.configuration import make_config, require_counts
 from trainer.models.convolution import Convolution, ConvolutionConfig
+from trainer.models.core import require_memory
 from trainer.models.decoder import Decoder
 from trainer.models.encoder import Encoder, arrange
 from trainer.models.network import Network, config_value
 from trainer.models.parts import add_task_layers
 from trainer.models.recurrent import Recurrent, RecurrentConfig
 from trainer.models.seq2seq import Seq2Seq
-from trainer.models.transformer import Arrangement, TransformerNetwork
+from trainer.models.transformer import Arrangement, Pooling, Task, TransformerNetwork
+from trainer.models.weights import StoredWeights
 from trainer.recipe.schema import ModelOptions
 
 _MODEL_TYPES = (transformer.MODEL_TYPE, recurrent.MODEL_TYPE, convolution.MODEL_TYPE)
+_MOST_ADDED = 64  # dense layers that finetunings may have added to one network
 _LABELLED = ("classification", "tagging")
 
 
-def load_own(folder: Path, config: dict[str, Any]) -> Network:
+def load_own(stored: StoredWeights, config: dict[str, Any]) -> Network:
     """Read a directory of ours as it was saved.
 
     Raises:
         CheckpointError: a format from a later version, or files that do not fit together.
     """
-    network = own_skeleton(folder, config)
-    path = folder / storage.WEIGHTS_FILE
+    require_counts(config, stored, sides=False)
+    with torch.device("meta"):
+        shapes = own_skeleton(stored.folder, config)
+    # Before anything is allocated: a few bytes may ask for any amount of memory.
+    storage.require_exactly(shapes, stored.shapes, _rename(shapes), stored.folder)
+    require_memory(shapes, stored.folder, copies=2)
+    network = own_skeleton(stored.folder, config)
     with torch.no_grad():
-        rename = network.stored_name if isinstance(network, TransformerNetwork) else str
-        storage.load_exactly(network, storage.read_weights(folder), rename, path)
+        storage.load_exactly(network, stored.tensors(), _rename(network), stored.folder)
     return network
+
+
+def _rename(network: Network) -> Callable[[str], str]:
+    """Return what names weights as they are on disk."""
+    return network.stored_name if isinstance(network, TransformerNetwork) else str
 
 
 def own_skeleton(folder: Path, config: dict[str, Any]) -> Network:
@@ -63,38 +77,72 @@ def own_skeleton(folder: Path, config: dict[str, Any]) -> Network:
             f"version reads {storage.FORMAT}"
         )
     try:
-        return _as_saved(config)
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        return _as_saved(folder, config)
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder}/config.json is no configuration of {config['model_type']}: "
             f"{first_line(error)}"
         ) from error
 
 
-def _as_saved(config: dict[str, Any]) -> Network:
+def _as_saved(folder: Path, config: dict[str, Any]) -> Network:
     """Make the network that a config.json describes, with weights of no meaning."""
     named = config["id2label"]
+    if not isinstance(named, dict):
+        raise TypeError("id2label is no object")
     labels = tuple(str(named[str(index)]) for index in range(len(named)))
     network: Network
     kind = config["model_type"]
     if kind == recurrent.MODEL_TYPE:
+        _one_of(config, "cell", recurrent.Cell)
+        _one_of(config, "pooling", recurrent.Pooling)
         network = Recurrent(_values(RecurrentConfig, config), labels)
     elif kind == convolution.MODEL_TYPE:
         network = Convolution(_values(ConvolutionConfig, config), labels)
     else:
         stock = dict(config["base"])
-        base = AutoConfig.for_model(stock.pop("model_type"), **stock)
-        arrangement = Arrangement(config["task"], config["pooling"])
+        base = make_config(stock, folder)
+        arrangement = Arrangement(
+            _one_of(config, "task", Task), _one_of(config, "pooling", Pooling)
+        )
+        if family_of(base) != config["family"]:
+            raise ValueError(f"family is {config['family']!r}, its base is {family_of(base)!r}")
         network = _transformer(config["family"], base, arrangement, labels)
-    add_task_layers(network, int(config["added_task_layers"]))
+    added = config["added_task_layers"]
+    if not _is_of(added, int) or not 0 <= added <= _MOST_ADDED:
+        raise ValueError(f"added_task_layers is {added!r}")
+    add_task_layers(network, added)
     return network
+
+
+def _one_of(config: dict[str, Any], key: str, choices: Any) -> Any:
+    known = get_args(choices)
+    if config[key] not in known:
+        raise ValueError(f"{key} is {config[key]!r}; known: {', '.join(known)}")
+    return config[key]
 
 
 def _values(kind: Any, config: dict[str, Any]) -> Any:
     """Make a configuration of ours; JSON has lists where it has tuples."""
-    names = [field.name for field in dataclasses.fields(kind)]
-    values = {name: config[name] for name in names}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values: dict[str, Any] = {}
+    for name, wanted in get_type_hints(kind).items():
+        value = config[name]
+        value = tuple(value) if isinstance(value, list) else value
+        if not _is_of(value, wanted):
+            raise TypeError(f"{name} is {value!r}, and not {wanted}")
+        values[name] = value
+    return kind(**values)
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Whether a JSON value has a type of a configuration's field."""
+    if isinstance(wanted, UnionType):
+        return any(_is_of(value, each) for each in get_args(wanted))
+    if get_origin(wanted) is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, int) for each in value)
+    if wanted is float:
+        return type(value) in (int, float)
+    return type(value) is wanted
 
 
 def _transformer(

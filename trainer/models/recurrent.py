@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MODEL_TYPE = "casemate-recurrent"
 _TABLE_RANGE = 0.1
+Cell = Literal["lstm", "gru"]
+Pooling = Literal["none", "last", "mean"]
 State = Tensor | tuple[Tensor, Tensor]
 
 

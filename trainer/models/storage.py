@@ -14,16 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainer.errors import CheckpointError, RecipeError
 from trainer.models.adapters import merged
+from trainer.models.weights import CONFIG_FILE, WEIGHTS_FILE, read_object
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+_MAX_CONFIG_BYTES = 4 << 20
 # Of directories with a model_type of ours.
 FORMAT = 1
 # What wrappers of layers put into names: activation checkpointing, torch.compile.
@@ -118,57 +116,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {CONFIG_FILE}: it is no model directory")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return config
+    return read_object(path, _MAX_CONFIG_BYTES)
 
 
-def require_safetensors(folder: Path) -> None:
-    """Check that a directory has its weights as safetensors.
-
-    Raises:
-        CheckpointError: they are pickled, or there are none.
-    """
-    if (folder / WEIGHTS_FILE).is_file() or (folder / INDEX_FILE).is_file():
-        return
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-    if pickled:
-        raise CheckpointError(
-            f"{folder} has its weights only as {pickled[0]}, a pickle, which can run code when "
-            f"it is read; convert it to {WEIGHTS_FILE} in a sandbox first"
-        )
-    raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}")
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the one weights file of a directory of ours.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
-    require_safetensors(folder)
-    path = folder / WEIGHTS_FILE
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def load_exactly(
-    network: nn.Module, tensors: Mapping[str, Tensor], rename: Callable[[str], str], path: Path
-) -> None:
-    """Copy tensors read from a directory of ours into a network.
+def require_exactly(
+    network: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    rename: Callable[[str], str],
+    folder: Path,
+) -> dict[str, str]:
+    """Check that a directory of ours holds a network's weights and no other.
 
     Args:
-        network: gets the values.
-        tensors: under the names of the file.
+        network: on any device, the meta device too.
+        shapes: of the tensors stored, under the names of the file.
         rename: from a name of the network to the one in the file.
-        path: the file, for messages.
+        folder: the directory, for messages.
+
+    Returns:
+        Names of the network by the names in the file.
 
     Raises:
         CheckpointError: a weight is missing, too many, or of another shape.
@@ -176,18 +142,34 @@ def load_exactly(
     others = aliases(network)
     own = {name: value for name, value in network.state_dict().items() if name not in others}
     names = {rename(name): name for name in own}
-    missing, foreign = sorted(set(names) - set(tensors)), sorted(set(tensors) - set(names))
+    path = folder / WEIGHTS_FILE
+    missing, foreign = sorted(set(names) - set(shapes)), sorted(set(shapes) - set(names))
     if missing or foreign:
         raise CheckpointError(
             f"{path} does not fit its {CONFIG_FILE}: missing {_some(missing)}, "
             f"unknown {_some(foreign)}"
         )
     for stored, name in names.items():
-        if own[name].shape != tensors[stored].shape:
+        if tuple(own[name].shape) != shapes[stored]:
             raise CheckpointError(
-                f"{path}: {stored} is {list(tensors[stored].shape)}, and {CONFIG_FILE} asks for "
+                f"{path}: {stored} is {list(shapes[stored])}, and {CONFIG_FILE} asks for "
                 f"{list(own[name].shape)}"
             )
+    return names
+
+
+def load_exactly(
+    network: nn.Module, tensors: Mapping[str, Tensor], rename: Callable[[str], str], folder: Path
+) -> None:
+    """Copy tensors read from a directory of ours into a network.
+
+    Raises:
+        CheckpointError: as `require_exactly`.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    names = require_exactly(network, shapes, rename, folder)
+    own = network.state_dict()
+    for stored, name in names.items():
         own[name].copy_(tensors[stored])
 
 

@@ -26,6 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trainer.errors import RecipeError
 from trainer.models import storage
 from trainer.models.network import Network, NetworkSize, config_value, training_flops
+from trainer.models.weights import CONFIG_FILE
 
 MODEL_TYPE = "casemate-transformer"
 Task = Literal["language", "classification", "tagging", "embedding"]
@@ -170,7 +171,7 @@ class TransformerNetwork(Network):
         storage.write_weights(folder, {self.stored_name(n): t for n, t in tensors.items()})
         stock = self._configuration()
         if self.is_stock:
-            storage.write_json(folder / storage.CONFIG_FILE, stock)
+            storage.write_json(folder / CONFIG_FILE, stock)
             return
         values = {
             "family": self.family,

@@ -39,6 +39,7 @@ from trainer.checkpointing.record import (
     read_record,
 )
 from trainer.errors import CheckpointError
+from trainer.models.weights import Origin
 from trainer.recipe.schema import DataOptions, ModelOptions, Recipe
 
 DIGEST = "ab" * 32
@@ -269,14 +270,37 @@ def test_the_environment_names_what_decides_results() -> None:
 
 
 def test_a_parent_in_several_files_has_one_digest(tmp_path: Path) -> None:
-    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    for name in names:
         (tmp_path / name).write_bytes(name.encode())
+    index = {"weight_map": dict(zip("ab", names, strict=True))}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     whole = parent_of(tmp_path)
+    (tmp_path / "unused.safetensors").write_bytes(b"not named by the index")
+    assert parent_of(tmp_path) == whole
     assert whole.record_sha256 is None
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"other")
     assert parent_of(tmp_path) != whole
     with pytest.raises(CheckpointError, match="holds no weights"):
         parent_of(tmp_path / "nothing")
+
+
+def test_the_parent_is_what_was_loaded_though_the_files_are_others_by_now(tmp_path: Path) -> None:
+    parent = export_checkpoint(tmp_path / "base", _Network(), None, None, _record())
+    before = parent_of(parent)
+    (parent / "model.safetensors").write_bytes(b"other")
+    record = origin.record_of_run(
+        Recipe(model=ModelOptions(source=str(parent))),
+        name="run",
+        sources=[],
+        data_fingerprint="fp",
+        steps=5,
+        metrics={},
+        device=CPU,
+        origin=Origin(before.weights_sha256, before.record_sha256),
+    )
+    assert record.parent == before
+    assert parent_of(parent) != before
 
 
 def test_the_example_of_the_written_format_is_one() -> None:
