@@ -1,6 +1,6 @@
 """Time of one training step: our loop beside a plain loop of transformers and torch.
 
-    python -m benchmarks.training_step [--rounds 7] [--seconds 5] [--threads 2]
+    python -m benchmarks.training_step [--seconds 60] [--threads 2]
 
 Both train the same Llama-style decoder, in float32, from the same weights on the same
 batches in the same order, with AdamW (fused, matrices decay and vectors do not), a
@@ -10,10 +10,12 @@ constant rate and gradients clipped to a norm of 1; both read the loss after eve
 - casemate: `trainer.loop.update.Updater`, as `casemate train` runs it: the loader with its
   thread, the objective, the checks for numbers that are none, clipping, the optimizer.
 
-They take turns in one process, so that whatever else the machine does falls on both: a
-round is some seconds of one, then of the other, and who begins changes. A round's figure is
-the median of its steps. What counts is the ratio of the two figures of a round: its median
-over the rounds, and the smallest and largest. The losses of the two are compared as well.
+They take turns in one process, half a second each (one step at least), so that whatever
+else the machine does falls on both. A turn's figure is the median of its steps; what counts
+is the ratio of a turn of ours to the turn of the plain loop beside it: the median over all
+such pairs, and the quartiles. Beside the seconds by the clock stand those that the
+processor spent, of all threads, the loader's too, which say more where the machine was not
+quiet. The losses of the two are compared as well.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +55,8 @@ from trainer.recipe.schema import ModelOptions, ObjectiveOptions, OptimizerOptio
 SEED = 1337
 # Steps before the clock starts: memory is allocated, the optimizer has its state.
 WARM_UP = 5
-FEWEST_STEPS = 3
+TURN_SECONDS = 0.5
+FEWEST_PAIRS = 2
 NO_SPECIAL = SpecialTokens(pad=None, unknown=None, begin=None, end=None, mask=None, separator=None)
 OPTIMIZER = OptimizerOptions(
     learning_rate=1e-3, schedule="constant", warmup_steps=0, weight_decay=0.1, clip_norm=1.0
@@ -183,12 +186,21 @@ class Plain:
         return float(loss.detach())
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Of some steps in a row, seconds of a step: by the clock, and of the processor."""
+
+    clock: float
+    processor: float
+
+
 class Timed:
-    """A loop that goes on from round to round."""
+    """A loop that goes on from turn to turn."""
 
     def __init__(self, step: Callable[[int], float]) -> None:
         self._step = step
         self.losses: list[float] = []
+        self.turns: list[Turn] = []
 
     def once(self) -> float:
         """Make the next step; return its seconds."""
@@ -196,15 +208,17 @@ class Timed:
         self.losses.append(self._step(len(self.losses)))
         return time.perf_counter() - began
 
-    def round(self, seconds: float) -> float:
-        """Make steps for some seconds; return the median of their seconds."""
+    def turn(self) -> None:
+        """Make steps for half a second and note their figures."""
         taken: list[float] = []
-        while sum(taken) < seconds or len(taken) < FEWEST_STEPS:
+        used = time.process_time()
+        while sum(taken) < TURN_SECONDS:
             taken.append(self.once())
-        return statistics.median(taken)
+        used = time.process_time() - used
+        self.turns.append(Turn(statistics.median(taken), used / len(taken)))
 
 
-def measure(size: Size, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(size: Size, seconds: float) -> dict[str, Any]:
     """Measure both loops at one size."""
     with (
         tempfile.TemporaryDirectory() as name,
@@ -216,28 +230,34 @@ def measure(size: Size, rounds: int, seconds: float) -> dict[str, Any]:
         with ours.loader:
             loops = {"casemate": Timed(ours.step)}
             loops["plain"] = Timed(Plain(size, data, folder).step)
-            times = alternate(loops, rounds, seconds)
-    row = summarize(size, times)
+            take_turns(loops, seconds)
+    row = summarize(size, {name: loop.turns for name, loop in loops.items()})
     both = zip(loops["casemate"].losses, loops["plain"].losses, strict=False)
     row["largest_difference_of_losses"] = float(f"{max(abs(a - b) for a, b in both):.1e}")
     return row
 
 
-def alternate(loops: dict[str, Timed], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Return the seconds of a step of each loop in each round."""
-    times: dict[str, list[float]] = {name: [] for name in loops}
+def take_turns(loops: dict[str, Timed], seconds: float) -> None:
+    """Let the loops take turns for so many seconds; who begins changes."""
     for loop in loops.values():
         for _ in range(WARM_UP):
             loop.once()
-    for number in range(rounds):
-        order = list(loops) if number % 2 else list(reversed(loops))
-        for name in order:
-            times[name].append(loops[name].round(seconds))
-    return times
+    began, pairs = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds or pairs < FEWEST_PAIRS:
+        for name in list(loops) if pairs % 2 else list(reversed(loops)):
+            loops[name].turn()
+        pairs += 1
 
 
-def summarize(size: Size, times: dict[str, list[float]]) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(times["casemate"], times["plain"], strict=True)]
+def quartiles(values: Sequence[float], digits: int, scale: float = 1.0) -> dict[str, float]:
+    """Return the median and the quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    found = {"median": middle, "from": low, "to": high}
+    return {name: round(value * scale, digits) for name, value in found.items()}
+
+
+def summarize(size: Size, turns: dict[str, list[Turn]]) -> dict[str, Any]:
+    pairs = list(zip(turns["casemate"], turns["plain"], strict=True))
     tokens = size.sequences * size.length
     row: dict[str, Any] = {
         "size": size.name,
@@ -247,27 +267,23 @@ def summarize(size: Size, times: dict[str, list[float]]) -> dict[str, Any]:
         "sequence_length": size.length,
         "sequences": size.sequences,
     }
-    for name, found in times.items():
-        middle = statistics.median(found)
+    for name, found in turns.items():
+        clock = [turn.clock for turn in found]
         row[name] = {
-            "milliseconds": round(middle * 1e3, 2),
-            "from": round(min(found) * 1e3, 2),
-            "to": round(max(found) * 1e3, 2),
-            "tokens_per_second": round(tokens / middle),
+            "milliseconds": quartiles(clock, 2, 1e3),
+            "processor_milliseconds": quartiles([turn.processor for turn in found], 2, 1e3),
+            "tokens_per_second": round(tokens / statistics.median(clock)),
         }
-    row["casemate_to_plain"] = {
-        "median": round(statistics.median(ratios), 3),
-        "from": round(min(ratios), 3),
-        "to": round(max(ratios), 3),
-    }
+    row["pairs"] = len(pairs)
+    row["casemate_to_plain"] = quartiles([a.clock / b.clock for a, b in pairs], 3)
+    row["casemate_to_plain_processor"] = quartiles([a.processor / b.processor for a, b in pairs], 3)
     return row
 
 
 def main() -> None:
     """Run the benchmark and write its result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one loop in a round")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of both loops at one size")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--tiny", action="store_true", help="a small size; writes no result")
     options = parser.parse_args()
@@ -275,13 +291,14 @@ def main() -> None:
     load = [round(value, 2) for value in os.getloadavg()]
     rows = []
     for size in TINY if options.tiny else SIZES:
-        row = measure(size, options.rounds, options.seconds)
-        ours, plain, ratio = row["casemate"], row["plain"], row["casemate_to_plain"]
+        row = measure(size, options.seconds)
+        ours, plain = row["casemate"], row["plain"]
+        ratio, used = row["casemate_to_plain"], row["casemate_to_plain_processor"]
         print(
-            f"{size.name:<22} casemate {ours['milliseconds']:8.2f} ms   "
-            f"plain {plain['milliseconds']:8.2f} ms   ratio {ratio['median']:.3f} "
-            f"({ratio['from']:.3f} to {ratio['to']:.3f})   "
-            f"{ours['tokens_per_second']:,} tokens/s",
+            f"{size.name:<20} casemate {ours['milliseconds']['median']:8.2f} ms   "
+            f"plain {plain['milliseconds']['median']:8.2f} ms   ratio {ratio['median']:.3f} "
+            f"({ratio['from']:.3f} to {ratio['to']:.3f})   of the processor {used['median']:.3f} "
+            f"({used['from']:.3f} to {used['to']:.3f})   {row['pairs']} pairs",
             flush=True,
         )
         rows.append(row)
@@ -289,8 +306,8 @@ def main() -> None:
         return
     result = {
         "threads": options.threads,
-        "rounds": options.rounds,
-        "seconds_a_round": options.seconds,
+        "seconds_a_size": options.seconds,
+        "turn_seconds": TURN_SECONDS,
         "load_average_before": load,
         "rows": rows,
     }
