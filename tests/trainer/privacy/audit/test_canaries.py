@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.trainer.data.tiny import tokenizer as tiny_tokenizer
 from tests.trainer.privacy.audit.small import word_tokenizer
 from trainer.data.tokenization import Tokenizer
 from trainer.privacy.audit.canaries import (
+    CANARIES_FORMAT,
     CanarySet,
     alphabet,
     draw_records,
@@ -210,3 +212,10 @@ def test_another_encoding_of_the_same_is_refused(tokenizer: Tokenizer, tmp_path:
     path.write_bytes(json.dumps(json.loads(canaries(tokenizer).encode()), indent=1).encode())
     with pytest.raises(PrivacyError, match="canonical"):
         load_canaries(path)
+
+
+def test_the_document_of_the_format_names_every_key(tokenizer: Tokenizer) -> None:
+    path = Path(__file__).resolve().parents[4] / "docs/formats/canaries.md"
+    written = re.findall(r"^\| `(\w+)` \|", path.read_text(), flags=re.MULTILINE)
+    assert sorted(written) == sorted(json.loads(canaries(tokenizer).encode()))
+    assert f"`{CANARIES_FORMAT}`" in path.read_text()
