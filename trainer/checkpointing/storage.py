@@ -5,47 +5,33 @@ hold the same tensor divide the work, and `.metadata` says where everything is. 
 reshards: a rank reads what its shards need, whoever wrote it, and needs no other rank.
 
 What it refuses: everything that is no tensor. DCP would unpickle that, and it unpickles
-`.metadata` too. Here `.metadata` goes through an unpickler that knows nothing but DCP's
-own description of tensors, so that a file from somewhere else can be wrong, but cannot run
-code; tensors are read by `torch.load(weights_only=True)`.
+`.metadata` too. Here `.metadata` is read by `dcp_metadata`, so that a file from somewhere
+else can be wrong, but cannot run code or change this process; tensors are read by
+`torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
-import re
 import warnings
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from trainer.checkpointing.dcp_metadata import read_tensor_metadata
 from trainer.distribution.channel import Channel
 from trainer.errors import CheckpointError
 
 METADATA_NAME: Final = ".metadata"
-DATA_FILE: Final = re.compile(r"__([0-9]{1,6})_[0-9]{1,6}\.distcp")
-_METADATA_NAMES: Final = frozenset(
-    {
-        "Metadata",
-        "MetadataIndex",
-        "TensorStorageMetadata",
-        "ChunkStorageMetadata",
-        "TensorProperties",
-        "_MEM_FORMAT_ENCODING",
-        "StorageMeta",
-    }
-)
 # With one rank there is nothing to coordinate, which DCP thinks worth a warning.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or")
 
@@ -83,7 +69,7 @@ def read_metadata(folder: Path) -> Metadata:
     path = folder / METADATA_NAME
     try:
         with path.open("rb") as file:
-            found = _MetadataUnpickler(file).load()
+            return read_tensor_metadata(file)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     # A pickle is a program: what damaged ones raise has no bound.
@@ -91,7 +77,6 @@ def read_metadata(folder: Path) -> Metadata:
         raise CheckpointError(
             f"{path} is refused: {type(error).__name__}: {str(error)[:200]}"
         ) from error
-    return _checked(found, path)
 
 
 def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
@@ -148,49 +133,3 @@ class _TensorPlanner(DefaultLoadPlanner):
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         del value
         raise CheckpointError(f"{read_item.dest_index.fqn} in the checkpoint is no tensor")
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Finds the classes that describe tensors, and no other name at all."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == metadata.__name__ and name in _METADATA_NAMES:
-            return getattr(metadata, name)
-        if (module, name) == (filesystem.__name__, "_StorageInfo"):
-            return filesystem._StorageInfo
-        if (module, name) == ("torch", "Size"):
-            return torch.Size
-        if (module, name) == ("torch.serialization", "_get_layout"):
-            return _layout
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which describes no tensor")
-
-
-def _layout(name: str) -> torch.layout:
-    if name != "torch.strided":
-        raise pickle.UnpicklingError(f"a tensor has the layout {name[:40]!a}")
-    return torch.strided
-
-
-def _checked(found: object, path: Path) -> Metadata:
-    """Refuse what is well-formed pickle but no description of tensors in this folder."""
-    if (
-        isinstance(found, Metadata)
-        and isinstance(found.state_dict_metadata, dict)
-        and isinstance(found.storage_data, dict)
-        and all(isinstance(e, TensorStorageMetadata) for e in found.state_dict_metadata.values())
-        and all(isinstance(name, str) for name in found.state_dict_metadata)
-        and all(_is_inside(info) for info in found.storage_data.values())
-    ):
-        return found
-    raise CheckpointError(f"{path} is refused: it describes more or other than tensors")
-
-
-def _is_inside(info: object) -> bool:
-    """Whether an entry points at a data file of the same folder."""
-    return (
-        isinstance(info, filesystem._StorageInfo)
-        and isinstance(info.relative_path, str)
-        and DATA_FILE.fullmatch(info.relative_path) is not None
-    )

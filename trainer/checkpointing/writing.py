@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from trainer.checkpointing.dcp_metadata import DATA_FILE
 from trainer.checkpointing.files import flush_folder, write_durably
 from trainer.checkpointing.layout import (
     PARTIAL,
@@ -23,7 +24,7 @@ from trainer.checkpointing.layout import (
     superseded,
 )
 from trainer.checkpointing.state_file import STATE_NAME, FileDigest, RunState, read_state
-from trainer.checkpointing.storage import DATA_FILE, METADATA_NAME, save_tensors
+from trainer.checkpointing.storage import METADATA_NAME, save_tensors
 from trainer.checkpointing.together import together
 from trainer.distribution.channel import Channel
 from trainer.errors import CheckpointError

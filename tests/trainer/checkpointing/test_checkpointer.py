@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import pkgutil
 import resource
 import signal
 from collections.abc import Iterator
@@ -246,6 +247,47 @@ def test_metadata_that_is_a_program_does_not_run(saved: Path, tmp_path: Path) ->
     # The same bytes do run code where nothing restricts them.
     pickle.loads(pickle.dumps(_Hostile(witness)))
     assert witness.exists()
+
+
+class _SlotState:
+    """Unpickling it sets attributes on what it names, as `copyreg` does for slots."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def program(self) -> bytes:
+        """PROTO 2; the class; (None, {"intruder": True}); BUILD; STOP."""
+        module, name = self.name.rsplit(".", 1)
+        return (
+            b"\x80\x02c"
+            + f"{module}\n{name}\n".encode()
+            + b"N}X\x08\x00\x00\x00intruder\x88s\x86b."
+        )
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "torch.distributed.checkpoint.metadata.Metadata",
+        "torch.distributed.checkpoint.metadata.TensorProperties",
+        "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING",
+        "torch.distributed.checkpoint.filesystem._StorageInfo",
+        "torch.serialization._get_layout",
+        "torch.Size",
+        "torch.float32",
+    ),
+)
+def test_refused_metadata_leaves_the_process_as_it_was(name: str, saved: Path) -> None:
+    folder = saved / "step-00000002"
+    (folder / ".metadata").write_bytes(_SlotState(name).program())
+    with pytest.raises(CheckpointError, match="refused"):
+        read_metadata(folder)
+    assert not hasattr(pkgutil.resolve_name(name), "intruder")
+    # The same bytes do change the class where nothing stands in for it.
+    if "metadata.Metadata" in name:
+        pickle.loads(_SlotState(name).program())
+        assert pkgutil.resolve_name(name).intruder
+        del pkgutil.resolve_name(name).intruder
 
 
 @pytest.mark.parametrize(
