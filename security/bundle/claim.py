@@ -71,6 +71,8 @@ class AuditEvidence:
         confidence: probability with which the bound holds, in (0, 1).
         delta: the delta that the bound is for.
         lower_bound: the epsilon that the run has at least.
+        ceiling: the largest bound that so many canaries could have shown: a claim above
+            it could not have been contradicted by this audit.
     """
 
     method: str
@@ -80,6 +82,7 @@ class AuditEvidence:
     confidence: float
     delta: float
     lower_bound: float
+    ceiling: float
 
     @property
     def counts(self) -> bool:
@@ -195,10 +198,13 @@ def _audit(value: object, where: str) -> AuditEvidence | None:
         confidence=fields.number("confidence", 0, 1, above_low=True, below_high=True),
         delta=fields.number("delta", 0, MAX_DELTA),
         lower_bound=fields.number("lower_bound", 0, MAX_EPSILON),
+        ceiling=fields.number("ceiling", 0, MAX_EPSILON),
     )
     fields.done()
     if not audit.correct <= audit.guesses <= audit.canaries:
         raise FieldError(f"{where}.audit: more guesses than canaries, or more right than made")
+    if audit.lower_bound > audit.ceiling:
+        raise FieldError(f"{where}.audit.ceiling: is below the bound")
     return audit
 
 

@@ -101,7 +101,7 @@ def _wrong_record(report: dict[str, Any]) -> None:
 
 
 def _refuted(report: dict[str, Any]) -> None:
-    report["evidence"]["audit"]["lower_bound"] = 5.0
+    report["evidence"]["audit"] |= {"lower_bound": 5.0, "ceiling": 9.0}
 
 
 @pytest.mark.parametrize(

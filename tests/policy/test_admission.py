@@ -21,7 +21,7 @@ max_epsilon = 8.0
 max_delta = 1e-5
 audited = true
 """
-AUDIT = AuditEvidence("one-run", 200, 40, 23, 0.95, 1e-5, 0.2)
+AUDIT = AuditEvidence("one-run", 200, 40, 23, 0.95, 1e-5, 0.2, 9.0)
 CLAIM = PrivacyClaim(8.0, 1e-5, "user", 4, "zero-out", "truncated-poisson", AUDIT)
 
 

@@ -39,6 +39,7 @@ _REPORT: dict[str, Any] = {
             "confidence": 0.95,
             "delta": 1e-5,
             "lower_bound": 0.2,
+            "ceiling": 3.6,
         },
         "exposure": None,
         "membership": None,

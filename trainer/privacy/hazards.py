@@ -136,6 +136,11 @@ def _correctness(report: PrivacyReport) -> str:
     )
     if audit.lower_bound > report.claim.epsilon:
         return f"{found} THIS IS MORE THAN IS CLAIMED: the claim is false."
+    if audit.ceiling <= report.claim.epsilon:
+        return (
+            f"{found} This does not contradict the claim, and could not have: so many canaries "
+            f"show {audit.ceiling:.3g} at most."
+        )
     return f"{found} This does not contradict the claim; no attack can prove it."
 
 

@@ -147,6 +147,7 @@ def with_audit(report: PrivacyReport, found: Mapping[str, Any]) -> PrivacyReport
                 confidence=bound["confidence"],
                 delta=bound["delta"],
                 lower_bound=min(bound["epsilon"], MAX_EPSILON),
+                ceiling=min(bound["ceiling"], MAX_EPSILON),
             ),
             exposure=from_plain(Exposure, canaries["exposure"], "exposure"),
             canary_membership=_membership(canaries["membership"]),

@@ -154,7 +154,8 @@ def _evidence(report: PrivacyReport) -> Markup:
                 "Lower bound on epsilon, one-run audit",
                 f"{audit.lower_bound:.3g} ({verdict}, {claim.epsilon:.3g})",
                 f"{audit.correct:,} of {audit.guesses:,} guesses right, "
-                f"{audit.canaries:,} canaries, {audit.confidence:.0%}",
+                f"{audit.canaries:,} canaries, {audit.confidence:.0%}; it could have shown "
+                f"{audit.ceiling:.3g} at most",
             )
         )
     if (exposure := evidence.exposure) is not None:

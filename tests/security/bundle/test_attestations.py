@@ -204,6 +204,8 @@ BAD_REPORTS: dict[str, Edit] = {
     "audit sure beyond doubt": _set("evidence/audit/confidence", 1),
     "audit at a larger delta": _set("evidence/audit/delta", 1e-3),
     "audit of a bound that means nothing": _set("evidence/audit/lower_bound", 1e9),
+    "audit below what it found": _set("evidence/audit/ceiling", 0.1),
+    "audit without a ceiling": _drop("evidence/audit/ceiling"),
     "unknown key of the audit": _set("evidence/audit/passed", True),
 }
 

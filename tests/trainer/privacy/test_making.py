@@ -115,6 +115,7 @@ def audit(**bound: Any) -> dict[str, Any]:
     """What an audit's `to_dict` gives."""
     lower = {
         "epsilon": 0.4,
+        "ceiling": 3.9,
         "delta": 1e-5,
         "confidence": 0.95,
         "canaries": 200,

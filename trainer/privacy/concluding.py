@@ -1,0 +1,91 @@
+"""The end of a private run: what was charged becomes the claim of the exported checkpoint.
+
+    read the ledger -> account for all of it -> final/privacy.json -> RUN/privacy.html
+
+Invariant: the claim is what the ledger says at the end, not what the plan said at the
+beginning: updates that were repeated after a crash and releases by others meanwhile count.
+A crash before privacy.json is written leaves a checkpoint without a claim, never one with
+a claim that is too small.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from trainer.privacy.errors import LedgerError
+from trainer.privacy.event import Event
+from trainer.privacy.ledger import read_ledger
+from trainer.privacy.making import report_of_run
+from trainer.privacy.plan import PrivacyPlan
+from trainer.privacy.record import PrivacyReport, write_report
+from trainer.privacy.report import PAGE_NAME, write_privacy_page
+from trainer.privacy.sections import Utility
+
+
+def conclude(
+    final: Path,
+    *,
+    plan: PrivacyPlan,
+    steps: int,
+    ledger: Path,
+    run_id: str,
+    dataset: str,
+    optimizer: str,
+    trained: str,
+    trained_parameters: int,
+    canaries_digest: str | None,
+    utility: Utility | None = None,
+) -> PrivacyReport:
+    """Write the report of a run that is over; one rank calls it.
+
+    Args:
+        final: the exported checkpoint; the page is written beside it.
+        plan: what the run obeyed.
+        steps: updates that made the exported weights.
+        ledger: its path; the run may still hold it open.
+        run_id: of the run, in the ledger.
+        dataset: the name of its data, in the ledger.
+        optimizer: what moved the weights.
+        trained: which of them, such as "lora" or "all".
+        trained_parameters: how many.
+        canaries_digest: of canaries.json; None without.
+        utility: what privacy cost, if it was measured.
+
+    Raises:
+        PrivacyError: nothing can be claimed.
+        LedgerError: the ledger cannot be read or does not hold the run.
+        CheckpointError: the checkpoint cannot be read.
+        OSError: the report cannot be written.
+    """
+    view = read_ledger(ledger)
+    own = sum(release.charged for release in view.releases if release.run_id == run_id)
+    if own < max(1, steps):
+        raise LedgerError(
+            f"{ledger} was charged {own:,} updates of this run, and {steps:,} made the weights: it "
+            "is not the ledger of this run, so nothing can be claimed"
+        )
+    earlier = view.events(dataset, unit=plan.unit, without=run_id)
+    charged = view.events(dataset, unit=plan.unit)
+    budget = view.budget
+    report = report_of_run(
+        dataclasses.replace(plan, earlier=earlier, steps=max(1, steps)),
+        final,
+        dataset=dataset,
+        optimizer=optimizer,
+        trained=trained,
+        trained_parameters=trained_parameters,
+        ledger_head=view.head.link,
+        budget=None if budget is None else (budget.epsilon, budget.delta),
+        canaries_sha256=canaries_digest,
+        utility=utility,
+        charged=(*charged, *_tuning(plan)),
+    )
+    write_report(final, report)
+    write_privacy_page(final.parent / PAGE_NAME, report)
+    return report
+
+
+def _tuning(plan: PrivacyPlan) -> tuple[Event, ...]:
+    """Return the runs that the recipe counts and the ledger does not hold."""
+    return (plan.event.of(plan.steps * plan.tuning_runs),) if plan.tuning_runs else ()
