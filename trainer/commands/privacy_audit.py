@@ -14,7 +14,8 @@ from trainer.commands.evaluate import model_folder
 from trainer.commands.run_folder import RECIPE_FILE
 from trainer.commands.summary import figure
 from trainer.privacy.audit.canaries import CANARIES_NAME
-from trainer.privacy.audit.run import Claim, audit_checkpoint, granted_delta_of
+from trainer.privacy.audit.result import Claim
+from trainer.privacy.audit.run import audit_checkpoint, granted_delta_of
 from trainer.privacy.making import with_audit
 from trainer.privacy.record import REPORT_NAME, PrivacyReport, read_report, write_report
 from trainer.privacy.report import PAGE_NAME, write_privacy_page

@@ -4,7 +4,7 @@
     scoring               how well a model knows each record
     one_run               a lower bound on epsilon out of guessed coins
     exposure, membership  how far canaries and real records give themselves away
-    run                   all of it for one checkpoint
+    run, result           all of it for one checkpoint
 
 An audit can contradict a claim and never prove one: a weak attack finds little in a leaky
 model. The claim rests on the mechanism and its accounting.

@@ -5,10 +5,10 @@ dealt from a shuffled vocabulary, so that canaries share few of them and what a 
 knows of one it did not learn from another. Each is in the data or not by a coin of its
 own, thrown with os.urandom before training.
 
-canaries.json (docs/formats/canaries.md) holds the records and the coins: whoever reads it before the audit could
-make the audit say anything, so it has mode 0600 and exists once per run. Its SHA-256 is
-the commitment that goes into the run's record; 32 secret bytes in the file keep the
-digest from telling the coins.
+canaries.json (docs/formats/canaries.md) holds the records and the coins: whoever reads it
+before the audit could make the audit say anything, so it has mode 0600 and exists once
+per run. Its SHA-256 is the commitment that goes into the run's record; 32 secret bytes in
+the file keep the digest from telling the coins.
 
 Invariants: coins are thrown once, never again for a run that is resumed; records do not
 depend on the coins, the data or the model; the file is written whole or not at all.

@@ -11,108 +11,36 @@ of other labels. The checkpoint is only read.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.assemble import evaluation_data
 from trainer.data.batch import DataSet
+from trainer.data.files import find_files
+from trainer.data.record_table import read_table
+from trainer.data.record_text import RecordText, record_layout, with_objective
+from trainer.data.tokenizing import load_labelled
 from trainer.evaluation.checkpoint import own_objective
 from trainer.evaluation.opening import OpenCheckpoint, open_checkpoint, require_fit
 from trainer.models.network import Network
 from trainer.privacy.audit.canaries import CanarySet, Records, load_canaries
-from trainer.privacy.audit.exposure import Exposure, measure_exposure
+from trainer.privacy.audit.exposure import measure_exposure
 from trainer.privacy.audit.insertion import record_data
-from trainer.privacy.audit.membership import Membership, measure_membership
-from trainer.privacy.audit.one_run import OneRunBound, bound_epsilon
+from trainer.privacy.audit.membership import measure_membership
+from trainer.privacy.audit.one_run import bound_epsilon
+from trainer.privacy.audit.result import AuditResult, CanaryAudit, Claim
 from trainer.privacy.audit.scoring import Progress, score_records
 from trainer.privacy.errors import PrivacyError
-from trainer.recipe.schema import DataOptions
+from trainer.recipe.schema import TEXT_OBJECTIVES, DataOptions
 
 # Fresh records that canaries are ranked among: exposures up to ten bits can show.
 CANDIDATES = 1023
 CONFIDENCE = 0.95
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What is claimed: (epsilon, delta) for one record or user."""
-
-    epsilon: float
-    delta: float
-
-
-@dataclass(frozen=True, slots=True)
-class CanaryAudit:
-    """What the canaries show.
-
-    Attributes:
-        digest: SHA-256 of canaries.json, to be compared with the one committed before
-            training.
-        planted: canaries that were in the data.
-        bound: the proven lower bound on epsilon.
-        exposure: against fresh records.
-        membership: those planted against those left out.
-    """
-
-    digest: str
-    planted: int
-    bound: OneRunBound
-    exposure: Exposure
-    membership: Membership
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {
-            "digest": self.digest,
-            "canaries": self.bound.canaries,
-            "planted": self.planted,
-            "lower_bound": self.bound.to_dict(),
-            "exposure": self.exposure.to_dict(),
-            "membership": self.membership.to_dict(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class AuditResult:
-    """What an audit found.
-
-    Attributes:
-        claim: what was audited; None if nothing is claimed.
-        canaries: None if there were none.
-        membership: of real records; None if none were given.
-        calibrated: whether a reference model's scores were taken off.
-    """
-
-    claim: Claim | None
-    canaries: CanaryAudit | None
-    membership: Membership | None
-    calibrated: bool
-
-    @property
-    def contradicted(self) -> bool | None:
-        """Whether the lower bound is above the claim; None without claim or canaries."""
-        if self.claim is None or self.canaries is None:
-            return None
-        return self.canaries.bound.epsilon > self.claim.epsilon
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        claim = self.claim
-        return {
-            "claim": claim and {"epsilon": claim.epsilon, "delta": claim.delta},
-            "contradicted": self.contradicted,
-            "calibrated": self.calibrated,
-            "canaries": self.canaries and self.canaries.to_dict(),
-            "membership": self.membership and self.membership.to_dict(),
-        }
 
 
 def audit_scores(
@@ -234,7 +162,9 @@ class _Audited:
         self._objective = own_objective(self.checkpoint)
         require_fit(self.checkpoint, self._objective.kind)
         recipe = self.checkpoint.recipe
-        self._data = DataOptions() if recipe is None else recipe.data
+        data = DataOptions() if recipe is None else recipe.data
+        length = min(data.sequence_length, self.checkpoint.network.context)
+        self._data = replace(data, sequence_length=length)
         self._reference = None if reference is None else self._open_reference(reference, device)
         self._batch = batch
         self._progress = progress
@@ -276,18 +206,21 @@ class _Audited:
         return self._score(dataset)
 
     def score_files(self, paths: Sequence[Path]) -> Floats:
-        """Return the scores of the records in files."""
-        # Shards of running text lie on the disk while they are read.
-        with tempfile.TemporaryDirectory(prefix="casemate-audit-") as scratch:
-            dataset = evaluation_data(
-                [str(path) for path in paths],
-                objective=self._objective,
-                data=self._data,
-                tokenizer=self.checkpoint.tokenizer,
-                labels=self.checkpoint.network.labels,
-                folder=Path(scratch),
+        """Return the scores of the records in files: one for each line, row or document."""
+        kind, tokenizer = self._objective.kind, self.checkpoint.tokenizer
+        files = find_files([str(path) for path in paths], self._data.format)
+        if kind in TEXT_OBJECTIVES:
+            # Not windows over a stream: membership is a record's.
+            layout = record_layout(tokenizer, self._objective, self._data)
+            table = read_table(files, self._data, tokenizer, room=layout.room, fewest=layout.fewest)
+            records = RecordText(table, layout)
+            return self._score(with_objective(records, self._objective, tokenizer, seed=0))
+        if kind == "contrastive":
+            raise PrivacyError(
+                "a sentence embedding has no loss of one record that could be attacked"
             )
-            return self._score(dataset)
+        labels = self.checkpoint.network.labels
+        return self._score(load_labelled(files, kind, self._data, tokenizer, labels))
 
     def _score(self, dataset: DataSet) -> Floats:
         return score_records(

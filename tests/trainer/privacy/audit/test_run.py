@@ -31,7 +31,7 @@ from trainer.privacy.accounting import epsilon_pld
 from trainer.privacy.audit.canaries import load_canaries
 from trainer.privacy.audit.exposure import UNSEEN_MEAN_BITS
 from trainer.privacy.audit.insertion import prepare_canaries
-from trainer.privacy.audit.run import Claim as Claimed
+from trainer.privacy.audit.result import Claim as Claimed
 from trainer.privacy.audit.run import audit_checkpoint, audit_scores
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.event import Event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from trainer.models.build import build_network
 from trainer.models.network import Network
 from trainer.objectives.build import build_objective
 from trainer.privacy.audit.insertion import PlantedData, prepare_canaries, with_canaries
-from trainer.privacy.audit.run import Claim, audit_checkpoint
+from trainer.privacy.audit.result import Claim
+from trainer.privacy.audit.run import audit_checkpoint
 from trainer.recipe.schema import DataOptions, ModelOptions, ObjectiveOptions
 
 OBJECTIVE = ObjectiveOptions(kind="next-token", softmax="full")
@@ -127,3 +129,16 @@ def test_a_model_that_learned_nothing_exposes_nothing(made: Notes, parent: Path)
     assert found.canaries is not None
     assert found.canaries.bound.epsilon < 1
     assert found.canaries.exposure.mean < 3
+
+
+def test_records_of_text_are_scored_line_by_line(made: Notes, parent: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(9)
+    members, others = tmp_path / "members.jsonl", tmp_path / "others.jsonl"
+    for path, count in ((members, 20), (others, 30)):
+        rows = (" ".join(f"w{word}" for word in draw.integers(0, 30, 8)) for _ in range(count))
+        path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    found = audit_checkpoint(parent, members=[members], nonmembers=[others], device="cpu")
+    assert found.membership is not None
+    assert (found.membership.members, found.membership.others) == (20, 30)
+    low, high = found.membership.auc_interval
+    assert low < 0.5 < high
