@@ -28,6 +28,7 @@ from trainer.models.load import skeleton
 from trainer.models.network import Network, config_value
 from trainer.models.parts import apply_parts
 from trainer.models.transformer import TransformerNetwork
+from trainer.optimization.optimizers import block_matrices
 from trainer.recipe.schema import Recipe
 
 __all__ = [
@@ -97,8 +98,7 @@ def estimate_memory(recipe: Recipe, vocabulary_size: int, *, world: int = 1) -> 
     parameters = sum(p.numel() for p in network.parameters())
     trainable = [p for p in network.parameters() if p.requires_grad]
     trained = sum(p.numel() for p in trainable)
-    matrices = {id(p) for block in network.blocks() for p in block.parameters() if p.ndim == 2}
-    moved = sum(p.numel() for p in trainable if id(p) in matrices)
+    moved = sum(p.numel() for p in block_matrices(network.blocks()))
     state = {"adamw": 2 * trained, "muon": 2 * trained - moved, "sgd": trained}
     half = recipe.precision.dtype == "bfloat16"
     weights, gradients = _FLOAT * parameters, _FLOAT * trained

@@ -156,7 +156,7 @@ def _muon(
             "optimizer.name is 'muon', which needs whole matrices, but distribution.strategy "
             "'fsdp' shards them; use 'ddp', or 'adamw'"
         )
-    matrices = _block_matrices(network.blocks())
+    matrices = block_matrices(network.blocks())
     if not matrices:
         raise RecipeError(
             "optimizer.name is 'muon', but the blocks of this network hold no trainable "
@@ -177,11 +177,21 @@ def _muon(
     return Optimizers([muon, _adamw(rest, options, device)])
 
 
-def _block_matrices(blocks: Sequence[nn.Module]) -> list[Tensor]:
-    """Return the trainable two-dimensional parameters of the blocks, each once, in order."""
+def block_matrices(blocks: Sequence[nn.Module]) -> list[Tensor]:
+    """Return what Muon moves: the trainable matrices of the blocks, each once, in order.
+
+    A table that is looked up (T5's relative positions) is a list of rows and no map: to
+    orthogonalize it would tie rows to one another.
+    """
+    tables = {
+        id(module.weight)
+        for block in blocks
+        for module in block.modules()
+        if isinstance(module, nn.Embedding)
+    }
     found: dict[int, Tensor] = {}
     for block in blocks:
         for parameter in block.parameters():
-            if parameter.requires_grad and parameter.ndim == 2:
+            if parameter.requires_grad and parameter.ndim == 2 and id(parameter) not in tables:
                 found.setdefault(id(parameter), parameter)
     return list(found.values())

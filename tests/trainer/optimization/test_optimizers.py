@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from tests.trainer.models.networks import make
 from tests.trainer.objectives.tiny import Tiny
 from trainer.errors import RecipeError
 from trainer.optimization.optimizers import Optimizers, build_optimizer
@@ -181,6 +182,16 @@ def test_nothing_trainable_is_refused() -> None:
     network = _network().requires_grad_(False)
     with pytest.raises(RecipeError, match="frozen"):
         _build(network)
+
+
+def test_muon_leaves_the_table_of_relative_positions_to_adamw() -> None:
+    network = make("seq2seq")
+    options = OptimizerOptions(name="muon")
+    muon, rest = build_optimizer(network, options, CPU).parts
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+    assert len(tables) == 3  # of tokens, and of relative positions in both stacks
+    assert not tables & {id(p) for g in muon.param_groups for p in g["params"]}
+    assert tables <= {id(p) for g in rest.param_groups for p in g["params"]}
 
 
 def test_muon_without_matrices_in_the_blocks_is_refused() -> None:
