@@ -17,7 +17,6 @@ does.
 from __future__ import annotations
 
 import math
-import sys
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -105,10 +104,9 @@ class Decoder(TransformerNetwork):
 
     def _require_masks(self) -> None:
         config = self.core.config
-        module = sys.modules[type(self.base).__module__]
         window = getattr(config, "sliding_window", None)
         limited = window is not None and getattr(config, "use_sliding_window", True)
-        if not hasattr(module, "create_causal_mask") or limited:
+        if not self.keeps_documents or limited:
             raise RecipeError(
                 f"a {config.model_type!r} network cannot keep attention inside documents; set "
                 "data.boundaries to false"

@@ -109,7 +109,7 @@ class Encoder(TransformerNetwork):
     ) -> dict[str, Tensor]:
         """Return the mask [B, T, T] and the positions that keep documents apart."""
         kind = self.core.config.model_type
-        if kind not in _BLOCK_MASKS:
+        if kind not in _BLOCK_MASKS or not self.keeps_documents:
             raise RecipeError(
                 f"a {kind!r} network cannot keep attention inside documents; set "
                 "data.boundaries to false"

@@ -33,6 +33,7 @@ from trainer.models.architectures import class_for, family_of, stored_task
 from trainer.models.configuration import require_counts
 from trainer.models.core import load_core
 from trainer.models.decoder import Decoder
+from trainer.models.documents import measure_documents
 from trainer.models.encoder import POOLING_FOLDER, Encoder, arrange
 from trainer.models.network import Network, config_value
 from trainer.models.own import for_task, load_own, own_skeleton, settle_labels
@@ -89,6 +90,7 @@ def load_network(
         stored = StoredWeights.open(folder)
         with stored.unchanged():
             network = _load(stored, config, objective, labels, options)
+            measure_documents(network)
             record = folder / RECORD_NAME
             network.origin = Origin(
                 stored.digest(), sha256_regular(record) if record.exists() else None

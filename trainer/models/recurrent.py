@@ -9,9 +9,8 @@ start from U(-0.1, 0.1) as there, layers as torch has them, with a bias of 1 on 
 forget gates (Jozefowicz et al. 2015).
 
 A classifier reads the last real token's state, or the mean over real tokens; padding is
-on the right, where it cannot change the states before it. There is no attention to keep
-inside documents: in a packed sequence the state goes on across their ends, and the end
-token is what says so.
+on the right, where it cannot change the states before it. With documents in the batch,
+every document starts from the zero state, as if it stood alone.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from trainer.models import storage
 from trainer.models.generation import generating, next_token
@@ -117,7 +117,11 @@ class Recurrent(Network):
     def represent(self, batch: Batch) -> Tensor:
         """Compute states of tokens [B, T, D], or one vector of each text [B, D]."""
         ids = batch["input_ids"]
-        states, _ = self._run(ids, None)
+        documents = batch.get("document_ids")
+        if documents is None:
+            states, _ = self._run(ids, None)
+        else:
+            states = self._run_apart(ids, documents)
         if self.level == "token":
             return states
         real = batch.get("attention_mask")
@@ -135,6 +139,32 @@ class Recurrent(Network):
             hidden = self.dropout(hidden)
             after.append(state)
         return hidden, after
+
+    def _run_apart(self, ids: Tensor, documents: Tensor) -> Tensor:
+        """Run all layers over each document from the zero state; return [B, T, D].
+
+        The tokens go in as torch packs sequences of different lengths, so that no
+        padding is computed: first tokens of all documents, longest first, then second ones.
+        """
+        rows, length = ids.shape
+        begins = torch.ones_like(ids, dtype=torch.bool)
+        begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        number = begins.flatten().cumsum(0) - 1
+        lengths = torch.bincount(number)
+        within = (
+            torch.arange(rows * length, device=ids.device) - (lengths.cumsum(0) - lengths)[number]
+        )
+        rank = torch.empty_like(lengths)
+        rank[lengths.argsort(descending=True, stable=True)] = torch.arange(
+            lengths.numel(), device=ids.device
+        )
+        order = (within * lengths.numel() + rank[number]).argsort()
+        sizes = torch.bincount(within).cpu()
+        hidden = self.dropout(self.embedding(ids)).flatten(0, 1)[order]
+        for layer in self.layers:
+            packed, _ = layer(PackedSequence(hidden, sizes))
+            hidden = self.dropout(packed.data)
+        return hidden[order.argsort()].view(rows, length, -1)
 
     def generate(
         self,

@@ -29,6 +29,8 @@ from trainer.models.network import Network, NetworkSize, config_value, training_
 from trainer.models.weights import CONFIG_FILE
 
 MODEL_TYPE = "casemate-transformer"
+# Built here, and tested to.
+_KEEPING_DOCUMENTS = ("llama", "bert")
 Task = Literal["language", "classification", "tagging", "embedding"]
 Pooling = Literal["none", "stock", "first", "mean", "last"]
 
@@ -76,6 +78,8 @@ class TransformerNetwork(Network):
         self.arrangement = arrangement
         self.labels = labels
         self.context = context
+        # `load.py` measures it for architectures that are not built here.
+        self.keeps_documents = core.config.model_type in _KEEPING_DOCUMENTS
         self.level = "token" if arrangement.pooling == "none" else "text"
         self.vocabulary_size = int(core.config.vocab_size)
         pad = getattr(core.config, "pad_token_id", None)

@@ -15,6 +15,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     RobertaConfig,
@@ -214,6 +216,19 @@ def test_foreign_architectures_that_cannot_keep_documents_apart(family, tmp_path
         Qwen2ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match=r"data\.boundaries"):
         load_network(tmp_path).hidden(batch)
+
+
+def test_convolutions_between_attention_layers_leak_across_documents(tmp_path):
+    config = Lfm2Config(
+        **SIZES, **HEADS, num_key_value_heads=1, layer_types=["conv", "full_attention"]
+    )
+    Lfm2ForCausalLM(config).save_pretrained(tmp_path)
+    network = load_network(tmp_path)
+    batch = make_batch("decoder")
+    network.hidden(batch)
+    batch |= {"document_ids": batch["input_ids"] * 0, "position_ids": batch["input_ids"] * 0}
+    with pytest.raises(RecipeError, match=r"data\.boundaries"):
+        network.hidden(batch)
 
 
 def test_an_architecture_whose_output_is_more_than_a_matrix_is_refused(tmp_path):
