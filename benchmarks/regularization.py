@@ -1,6 +1,6 @@
 """What label smoothing and augmentation change: two text classifiers with each on and off.
 
-    python -m benchmarks.regularization [--seeds 3] [--steps 400]
+    python -m benchmarks.regularization [--seeds 3] [--steps 300]
 
 The ready recipes `cnn-classifier` and `lstm-classifier` are trained from scratch on SST-2,
 once for each setting and seed, everything else being equal. The checkpoint is chosen on a
@@ -104,7 +104,7 @@ def main() -> None:
     """Run the benchmark and write its result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
     data, workers = sst2(), os.cpu_count() or 1
     cases = [
