@@ -16,7 +16,14 @@ from trainer.recipe.schema import Recipe
 
 # Values that name files or folders; the only ones whose meaning depends on a place.
 PATH_KEYS = frozenset(
-    {"model.source", "tokenizer.file", "data.train", "data.validation", "data.cache"}
+    {
+        "model.source",
+        "tokenizer.file",
+        "data.train",
+        "data.validation",
+        "data.cache",
+        "privacy.ledger",
+    }
 )
 
 
