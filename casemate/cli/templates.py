@@ -135,6 +135,14 @@ name = "private-key"
 patterns = ['-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY-----']
 action = "block"
 direction = "both"
+
+# Only models whose signed bundle claims so much privacy of its training data, or more:
+# [[admission]]
+# models = ["*"]
+# unit = "user"
+# max_epsilon = 8.0
+# max_delta = 1e-5
+# audited = true
 """
 
 _CLIENT = """\

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from casemate.cli.templates import POLICY
 from runtime.policy import AdmissionRule, PolicyError, PrivacyStanding, parse_policy
 from security.bundle.claim import AuditEvidence, PrivacyClaim
 
@@ -130,3 +131,11 @@ BAD = {
 def test_a_rule_with_a_mistake_refuses_the_whole_policy(rules: str) -> None:
     with pytest.raises(PolicyError, match="admission"):
         parse_policy(f"version = 1\n{rules}".encode())
+
+
+def test_the_template_shows_a_rule_that_holds_once_it_is_no_comment() -> None:
+    assert parse_policy(POLICY.encode()).admission == ()
+    start = POLICY.index("# [[admission]]")
+    rule = POLICY[start:].replace("# ", "")
+    (read,) = parse_policy(f"{POLICY[:start]}{rule}".encode()).admission
+    assert (read.unit, read.max_epsilon, read.audited) == ("user", 8.0, True)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from security.bundle.attestations import MAX_ATTESTATION_BYTES, PRIVACY_NAME, privacy_claim
 from security.bundle.claim import PrivacyClaim, claim_of, weights_of
@@ -342,3 +344,41 @@ def test_messages_hold_nothing_of_what_was_refused(bundle: Path) -> None:
 def test_a_claim_is_a_value() -> None:
     claim = claim_of(claim_report())
     assert replace(claim, epsilon=3.0) == claim
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)
+_PLACES = st.sampled_from(
+    [
+        (*prefix, key)
+        for prefix in ((), ("claim",), ("evidence",), ("evidence", "audit"))
+        for key in (
+            *("claim", "evidence", "format", "audit", "epsilon", "delta", "unit"),
+            *("contributions", "sampling", "canaries", "guesses", "confidence", "lower_bound"),
+        )
+    ]
+)
+
+
+@given(changes=st.lists(st.tuples(_PLACES, _VALUES), max_size=3))
+def test_whatever_a_report_says_it_is_a_claim_within_bounds_or_none(
+    changes: list[tuple[tuple[str, ...], Any]],
+) -> None:
+    report = claim_report()
+    for place, value in changes:
+        target = report
+        for step in place[:-1]:
+            target = target.get(step) if isinstance(target, dict) else None
+        if isinstance(target, dict):
+            target[place[-1]] = value
+    try:
+        claim = claim_of(report)
+    except FieldError:
+        return
+    assert 0 < claim.epsilon <= 1000
+    assert 0 < claim.delta <= 0.1
+    assert claim.unit in {"record", "user"}
+    assert claim.contributions == 1 or claim.unit == "user"
