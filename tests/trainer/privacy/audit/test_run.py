@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from security.errors import UsageError
+from tests.trainer.e2e.small import typed
 from tests.trainer.privacy.audit.small import (
     DATA,
     LABELS,
@@ -151,6 +153,14 @@ def test_the_command_finds_the_run_s_canaries(
     assert "THE CLAIM IS CONTRADICTED: it says 2 at most" in shown
     assert "never prove one" in shown
     assert "w1" not in shown
+
+
+def test_the_typed_command_ends_with_one_where_a_claim_is_contradicted(caught: Path) -> None:
+    words = ("privacy", "audit", caught, "--delta", "1e-5", "--device", "cpu", "--json")
+    result = typed(*words, "--epsilon", "2")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["contradicted"] is True
+    assert typed(*words, "--epsilon", "100").exit_code == 0
 
 
 def test_an_audit_that_could_not_contradict_says_so(
