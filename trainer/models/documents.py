@@ -24,8 +24,9 @@ def measure_documents(network: Network) -> None:
 
     Weights, mode and the global random state stay as they are.
     """
-    measured = isinstance(network, TransformerNetwork) and not network.keeps_documents
-    if not measured or network.family == "seq2seq" or network.level != "token":
+    if not isinstance(network, TransformerNetwork) or network.keeps_documents:
+        return
+    if network.family == "seq2seq" or network.level != "token":
         return
     training = network.training
     network.eval()

@@ -164,7 +164,8 @@ class Recurrent(Network):
         for layer in self.layers:
             packed, _ = layer(PackedSequence(hidden, sizes))
             hidden = self.dropout(packed.data)
-        return hidden[order.argsort()].view(rows, length, -1)
+        states: Tensor = hidden[order.argsort()].view(rows, length, -1)
+        return states
 
     def generate(
         self,
