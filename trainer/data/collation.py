@@ -45,7 +45,8 @@ def shift_right(labels: torch.Tensor, begin: int, ignored: int) -> torch.Tensor:
 
     Args:
         labels: i64[B,T], `ignored` on the padding.
-        begin: T5's decoder begins with the padding token (Raffel et al. 2020).
+        begin: T5's decoder begins with the padding token (Raffel et al. 2020); a network
+            that begins with another puts it in that token's place (`models.seq2seq`).
         ignored: is replaced by `begin`.
 
     Returns:

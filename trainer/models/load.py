@@ -37,13 +37,15 @@ from trainer.models.documents import measure_documents
 from trainer.models.encoder import POOLING_FOLDER, Encoder, arrange
 from trainer.models.network import Network, config_value
 from trainer.models.own import for_task, load_own, own_skeleton, settle_labels
-from trainer.models.seq2seq import Seq2Seq
+from trainer.models.seq2seq import Seq2Seq, first_target_token, require_unforced
 from trainer.models.transformer import Arrangement, TransformerNetwork
 from trainer.models.weights import CONFIG_FILE, Origin, StoredWeights, read_object, sha256_regular
 from trainer.recipe.schema import ModelOptions, ObjectiveOptions
 
 _PROBE_TOKENS = 4
 _MAX_POOLING_BYTES = 1 << 16
+GENERATION_FILE = "generation_config.json"
+_MAX_GENERATION_BYTES = 1 << 20
 _DEFAULT_CONTEXT = 512
 _DROPOUTS = (
     "hidden_dropout_prob",
@@ -169,6 +171,8 @@ def _load_stock(
     if arrangement.task in ("classification", "tagging"):
         stored = _labels_of(config)
         config.num_labels = len(labels or stored)
+    if family == "seq2seq":
+        _require_first_tokens(folder, config)
     stock = class_for(family, arrangement)
     with architectures.quiet():
         core, new = load_core(source, config, stock, new_allowed=objective is not None)
@@ -266,6 +270,15 @@ def _stored_pooling(folder: Path) -> str | None:
     if len(chosen) != 1 or chosen[0] not in known:
         raise RecipeError(f"{path} pools by {', '.join(chosen) or 'nothing'}; known: mean, cls")
     return known[chosen[0]]
+
+
+def _require_first_tokens(folder: Path, config: PretrainedConfig) -> None:
+    """Refuse a first target token that is forced, wherever the directory says so."""
+    first_target_token(config)
+    path = folder / GENERATION_FILE
+    if path.exists():
+        values = read_object(path, _MAX_GENERATION_BYTES)
+        require_unforced(values.get("forced_bos_token_id"), config)
 
 
 def _labels_of(config: PretrainedConfig) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
+from transformers import PretrainedConfig, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from trainer.errors import RecipeError
 from trainer.models.depth import resolve_shape
@@ -37,6 +37,7 @@ class Seq2Seq(TransformerNetwork):
     def __init__(self, core: PreTrainedModel, *, context: int) -> None:
         """Take a stock model apart; see `TransformerNetwork`."""
         super().__init__(core, Arrangement("language", "none"), context=context)
+        self.start = first_target_token(core.config)
 
     @property
     def features(self) -> nn.Module:
@@ -58,9 +59,20 @@ class Seq2Seq(TransformerNetwork):
         return self._run(
             input_ids=batch["input_ids"],
             attention_mask=batch.get("attention_mask"),
-            decoder_input_ids=batch["decoder_input_ids"],
+            decoder_input_ids=self._begun(batch["decoder_input_ids"]),
             use_cache=False,
         )[0]
+
+    def _begun(self, ids: Tensor) -> Tensor:
+        """Return decoder inputs that begin as this network's do.
+
+        Data sets know no networks and begin with padding, as T5 does; for another network
+        that stands for the token that its own decoder begins with.
+        """
+        if self.pad is None or self.start == self.pad:
+            return ids
+        first = ids[:, :1]
+        return torch.cat([first.masked_fill(first == self.pad, self.start), ids[:, 1:]], dim=1)
 
     def _run(self, **inputs: Any) -> tuple[Tensor, Any]:
         """Return what the output layer takes, and the cache."""
@@ -79,10 +91,7 @@ class Seq2Seq(TransformerNetwork):
         stop: int | None = None,
     ) -> Tensor:
         """Sample the target of a source with a cache; see `Network.generate`."""
-        config = self.core.config
-        start = config.decoder_start_token_id
-        start = config.pad_token_id if start is None else start
-        feed, cache = torch.full_like(ids[:, :1], start), None
+        feed, cache = torch.full_like(ids[:, :1], self.start), None
         written = ids[:, :0]
         with generating(self):
             source = self.core.get_encoder()(input_ids=ids, return_dict=True)
@@ -119,6 +128,39 @@ class Seq2Seq(TransformerNetwork):
                 nn.init.normal_(module.weight)
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
+
+
+def first_target_token(config: PretrainedConfig) -> int:
+    """Return the token that a network's decoder begins with.
+
+    Raises:
+        RecipeError: it does not say, or a second one is forced that depends on the target
+            (the language, for mBART): targets here have the tokenizer's frame only.
+    """
+    start = getattr(config, "decoder_start_token_id", None)
+    if not isinstance(start, int) or not 0 <= start < config.vocab_size:
+        raise RecipeError(
+            f"the configuration of this {config.model_type!r} network does not say with which "
+            "token its targets begin; set decoder_start_token_id in its config.json"
+        )
+    require_unforced(getattr(config, "forced_bos_token_id", None), config)
+    return start
+
+
+def require_unforced(forced: object, config: PretrainedConfig) -> None:
+    """Refuse a first target token that generation would force and training not teach.
+
+    BART forces the token that its tokenizer begins every text with, which is taught.
+
+    Raises:
+        RecipeError: another one is forced.
+    """
+    if forced is not None and forced != getattr(config, "bos_token_id", None):
+        raise RecipeError(
+            f"this {config.model_type!r} network forces the first token of a target to be "
+            f"{forced!r} (forced_bos_token_id), which training here would not teach; it is for "
+            "another way of laying out targets"
+        )
 
 
 def build_seq2seq(

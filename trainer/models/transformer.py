@@ -50,7 +50,13 @@ class Arrangement:
 
 
 class TransformerNetwork(Network):
-    """A stock model in three parts; the families say how it is called."""
+    """A stock model in three parts; the families say how it is called.
+
+    Attributes:
+        keeps_documents: whether masks of pairs keep the documents of a sequence apart.
+    """
+
+    keeps_documents: bool
 
     def __init__(
         self,

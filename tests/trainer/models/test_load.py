@@ -34,6 +34,7 @@ from tests.trainer.models.networks import (
     model_options,
     objective_options,
 )
+from trainer.data.collation import shift_right
 from trainer.errors import CheckpointError, RecipeError
 from trainer.models.load import load_network
 from trainer.models.parts import add_task_layers
@@ -243,6 +244,46 @@ def test_what_is_no_language_model_is_refused(tmp_path):
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32)
     ViTModel(config).save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match="no language model"):
+        load_network(tmp_path)
+
+
+# -- first tokens of targets ------------------------------------------------------------------
+
+
+def test_a_decoder_begins_with_its_own_token_and_not_with_padding(tmp_path):
+    stock = bart().eval()
+    assert stock.config.decoder_start_token_id != stock.config.pad_token_id
+    stock.save_pretrained(tmp_path)
+    network = load_network(tmp_path).eval()
+    ids = make_batch("decoder")["input_ids"]
+    labels = ids[:, :6].clone()
+    expected = stock(input_ids=ids, labels=labels).logits
+    begun = shift_right(labels, stock.config.pad_token_id, -100)
+    assert torch.allclose(
+        network({"input_ids": ids, "decoder_input_ids": begun}), expected, atol=1e-5
+    )
+    first = torch.full((1, 1), stock.config.decoder_start_token_id)
+    likeliest = stock(input_ids=ids[:1], decoder_input_ids=first).logits[:, -1].argmax(-1)
+    assert network.generate(ids[:1], 1, 0.0)[0].tolist() == likeliest.tolist()
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_first_target_token_that_is_forced_is_refused(name, tmp_path):
+    bart().save_pretrained(tmp_path)
+    path = tmp_path / name
+    values = json.loads(path.read_text())
+    # The one that begins every text is what BART's own directories force.
+    path.write_text(json.dumps(values | {"forced_bos_token_id": 0}))
+    load_network(tmp_path)
+    path.write_text(json.dumps(values | {"forced_bos_token_id": 9}))
+    with pytest.raises(RecipeError, match="forces the first token"):
+        load_network(tmp_path)
+
+
+def test_a_network_that_does_not_say_how_targets_begin_is_refused(tmp_path):
+    bart().save_pretrained(tmp_path)
+    change_config(tmp_path, decoder_start_token_id=None)
+    with pytest.raises(RecipeError, match="set decoder_start_token_id"):
         load_network(tmp_path)
 
 
