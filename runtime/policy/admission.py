@@ -39,6 +39,7 @@ class AdmissionRule:
         max_epsilon: the largest epsilon, inclusive.
         max_delta: the largest delta, inclusive.
         audited: whether an audit must have found nothing against it.
+        min_audit_ceiling: the epsilon that the audit must have been able to show.
     """
 
     models: tuple[str, ...]
@@ -46,6 +47,7 @@ class AdmissionRule:
     max_epsilon: float
     max_delta: float
     audited: bool = False
+    min_audit_ceiling: float = 0.0
 
     def refusal(self, standing: PrivacyStanding) -> str:
         """Return why the rule refuses a model, or "" when it does not."""
@@ -70,6 +72,11 @@ class AdmissionRule:
             yield (
                 f"its claim is not audited (with {MIN_AUDIT_CANARIES} canaries or more, at "
                 f"{MIN_AUDIT_CONFIDENCE:.0%} confidence or more)"
+            )
+        elif claim.audit is not None and not claim.audit.ceiling >= self.min_audit_ceiling:
+            yield (
+                f"its audit could have shown epsilon {claim.audit.ceiling:.4g} at most, and "
+                f"{self.min_audit_ceiling:.4g} is asked for"
             )
 
 

@@ -148,12 +148,18 @@ def _admission(table: Any, index: int) -> AdmissionRule:
     models = _names(fields, "models", where, ("*",))
     if not models:
         raise PolicyError(f"{where}.models must name a model")
+    ceiling = 0.0
+    if "min_audit_ceiling" in fields:
+        if not audited:
+            raise PolicyError(f"{where}.min_audit_ceiling needs audited = true")
+        ceiling = _bound(fields, "min_audit_ceiling", where, MAX_EPSILON)
     return AdmissionRule(
         models=models,
         unit=unit,
         max_epsilon=_bound(fields, "max_epsilon", where, MAX_EPSILON),
         max_delta=_bound(fields, "max_delta", where, MAX_DELTA),
         audited=audited,
+        min_audit_ceiling=ceiling,
     )
 
 

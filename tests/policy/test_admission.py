@@ -58,6 +58,17 @@ def test_a_claim_that_falls_short_is_refused_with_the_reason(
     assert re.search(reason, told) is not None, told
 
 
+def test_an_audit_that_could_have_shown_little_can_be_refused() -> None:
+    asking = RULE + "min_audit_ceiling = 3.0\n"
+    weak = replace(CLAIM, audit=replace(AUDIT, ceiling=2.9))
+    assert refusal(weak) == ""
+    assert refusal(weak, rules=asking) == (
+        "its audit could have shown epsilon 2.9 at most, and 3 is asked for"
+    )
+    assert refusal(CLAIM, rules=asking) == ""
+    assert "not audited" in refusal(replace(CLAIM, audit=None), rules=asking)
+
+
 def test_every_shortfall_is_told_at_once() -> None:
     told = refusal(replace(CLAIM, epsilon=9.0, audit=None))
     assert "epsilon is 9" in told
@@ -117,6 +128,9 @@ BAD = {
     "delta not a number": RULE.replace("1e-5", "nan"),
     "audited as text": RULE.replace("true", '"yes"'),
     "audited as a number": RULE.replace("true", "1"),
+    "a ceiling of an audit not asked for": RULE.replace("true", "false")
+    + "min_audit_ceiling = 3.0\n",
+    "a ceiling as text": RULE + 'min_audit_ceiling = "3"\n',
     "models as text": RULE.replace('["gemma-*", "minilm"]', '"*"'),
     "no models": RULE.replace('["gemma-*", "minilm"]', "[]"),
     "a model pattern that matches nothing": RULE.replace("minilm", "mini*lm"),
