@@ -98,10 +98,10 @@ def epsilon_rdp(events: Events, delta: float) -> float:
     Raises:
         PrivacyError: delta is not above 0 and below 1.
     """
-    return curve_rdp(_several(events), (delta,))[0]
+    return _rdp(_several(events), (delta,))[0]
 
 
-def curve_rdp(events: Sequence[Event], deltas: Sequence[float]) -> tuple[float, ...]:
+def _rdp(events: Sequence[Event], deltas: Sequence[float]) -> tuple[float, ...]:
     """Return Renyi accounting's epsilon for each delta."""
     import dp_accounting as dpa
     from dp_accounting.rdp import RdpAccountant
@@ -155,7 +155,7 @@ def curve(events: Events, deltas: Sequence[float] = DELTAS) -> Curve:
     several = _several(events)
     rising = tuple(sorted(deltas))
     composed = _composed(several)
-    rdp = curve_rdp(several, rising)
+    rdp = _rdp(several, rising)
     return Curve(
         deltas=rising,
         pld=tuple(math.inf if composed is None else _epsilon(composed, d) for d in rising),
