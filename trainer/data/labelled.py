@@ -157,6 +157,7 @@ class LabelledExamples(ABC):
         table.texts.update(digest)
         if table.pairs is not None:
             table.pairs.update(digest)
+            digest.update(repr(self.layout.pair_frame.types).encode())
         digest.update(table.classes.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -165,20 +166,27 @@ class ClassificationExamples(LabelledExamples):
     """A text, or two, and its class."""
 
     def item(self, epoch: int, index: int) -> Item:
-        """Return input_ids i64[T] and labels i64[]."""
+        """Return input_ids i64[T] and labels i64[]; of two texts token_type_ids too."""
         rng = self._noise(epoch, index)
         text = self._noised(self.table.texts[index], rng).ids
+        label = self.table.classes[index].reshape(())
         if self.table.pairs is None:
-            ids = self.layout.frame.around(text)
-        else:
-            pair = self._noised(self.table.pairs[index], rng).ids
-            ids = self.layout.pair_frame.around(text, pair)
-        return {"input_ids": ids, "labels": self.table.classes[index].reshape(())}
+            return {"input_ids": self.layout.frame.around(text), "labels": label}
+        frame = self.layout.pair_frame
+        pair = self._noised(self.table.pairs[index], rng).ids
+        item = {"input_ids": frame.around(text, pair), "labels": label}
+        if any(frame.types):
+            item["token_type_ids"] = frame.types_around(text.size, pair.size)
+        return item
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Return input_ids, attention_mask i64[B,T] and labels i64[B]."""
+        """Return input_ids, attention_mask (token_type_ids) i64[B,T] and labels i64[B]."""
         labels = np.stack([item["labels"] for item in items])
-        return {**self._inputs(items), "labels": torch.from_numpy(labels)}
+        batch = {**self._inputs(items), "labels": torch.from_numpy(labels)}
+        if "token_type_ids" in items[0]:
+            types = [item["token_type_ids"] for item in items]
+            batch["token_type_ids"] = pad(types, 0, self.layout.sequence_length)
+        return batch
 
     def label_counts(self) -> dict[str, int]:
         """Return how many examples each class has."""

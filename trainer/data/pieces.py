@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,8 @@ class PairFrame:
     before: tuple[int, ...]
     between: tuple[int, ...]
     after: tuple[int, ...]
+    # Token types of before, first, between, second, after: one for each run of tokens.
+    types: tuple[int, int, int, int, int] = field(default=(0, 0, 0, 0, 0), repr=False)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, separator: int | None) -> PairFrame:
@@ -110,9 +112,10 @@ class PairFrame:
         inner = inner[: len(inner) - len(single.after)]
         ids = encoding.ids[len(single.before) :]
         between = tuple(ids[at] for at, flag in enumerate(inner) if flag)
+        types = _pair_types(encoding)
         if not between and separator is not None:
             between = (separator,)
-        return cls(single.before, between, single.after)
+        return cls(single.before, between, single.after, types)
 
     def __len__(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
@@ -121,6 +124,23 @@ class PairFrame:
         """Return i64[len(first) + len(second) + len(self)]."""
         parts = (_array(self.before), first, _array(self.between), second, _array(self.after))
         return np.concatenate(parts)
+
+    def types_around(self, first: int, second: int) -> Ids:
+        """Return the token types of a row, i64[first + second + len(self)]."""
+        counts = (len(self.before), first, len(self.between), second, len(self.after))
+        return np.repeat(_array(self.types), counts)
+
+
+def _pair_types(encoding: Encoding) -> tuple[int, int, int, int, int]:
+    """Return the types that a tokenizer gives two texts and what stands around them."""
+    types, flags = encoding.type_ids, encoding.special_tokens_mask
+    ordinary = [at for at, flag in enumerate(flags) if not flag]
+    if not ordinary:
+        return (0, 0, 0, 0, 0)
+    first, last = ordinary[0], ordinary[-1]
+    inside = [types[at] for at in range(first, last) if flags[at]]
+    between = inside[0] if inside else types[first]
+    return (types[0], types[first], between, types[last], types[-1])
 
 
 def _array(ids: Sequence[int]) -> Ids:

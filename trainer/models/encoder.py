@@ -81,6 +81,8 @@ class Encoder(TransformerNetwork):
             # Unused, it would get no gradient.
             core.pooler = None
         super().__init__(core, arrangement, labels=labels, context=context, head=head)
+        # Others know one type only, or none, and their tokenizers tell no texts apart.
+        self.has_token_types = (getattr(core.config, "type_vocab_size", None) or 0) > 1
         chance = getattr(core.config, "hidden_dropout_prob", 0.0)
         self.dropout = nn.Dropout(chance if own_head else 0.0)
         if head is not None:
@@ -90,6 +92,8 @@ class Encoder(TransformerNetwork):
         """Compute states of tokens [B, T, D], or one vector of each text [B, D]."""
         real = batch.get("attention_mask")
         inputs = {"input_ids": batch["input_ids"], "attention_mask": real}
+        if self.has_token_types and "token_type_ids" in batch:
+            inputs["token_type_ids"] = batch["token_type_ids"]
         visible = same_document(batch)
         if visible is not None:
             inputs |= self._inside_documents(batch, visible, real)

@@ -106,7 +106,8 @@ def test_pairs_without_a_post_processor_are_separated_anyway() -> None:
     decoder = tokenizer("bpe", "decoder")
     end = decoder.special.end
     assert end is not None
-    assert PairFrame.of(decoder.raw, end) == PairFrame((), (end,), ())
+    frame = PairFrame.of(decoder.raw, end)
+    assert (frame.before, frame.between, frame.after) == ((), (end,), ())
 
 
 def test_a_vocabulary_that_cannot_spell_the_probe_has_no_frame() -> None:

@@ -302,3 +302,13 @@ def test_plain_causal_attention_has_no_mask():
     )
     network.hidden(make_batch("decoder"))
     assert seen == [None]
+
+
+def test_the_second_text_of_a_pair_has_its_own_token_type():
+    network = make("encoder-classifier").eval()
+    batch = make_batch("encoder-classifier")
+    types = torch.zeros_like(batch["input_ids"])
+    types[:, 5:] = 1
+    stock = network(batch)
+    assert torch.equal(network(batch | {"token_type_ids": types * 0}), stock)
+    assert not torch.allclose(network(batch | {"token_type_ids": types}), stock, atol=1e-5)
