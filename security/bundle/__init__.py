@@ -4,5 +4,6 @@
 anything, `content` judges what it holds, `opening` is the procedure that ties them
 to the signatures of `security.signing`, and `signing` makes those signatures.
 `attestations` reads what a verified bundle states of its model, `claim` the privacy
-claim in it. The normative text is docs/formats/bundle.md; rule numbers in comments are that document's.
+claim in it. The normative text is docs/formats/bundle.md; rule numbers in comments are
+that document's.
 """

@@ -34,6 +34,8 @@ RUN_ENTRIES = frozenset(
         "metrics.jsonl",
         "report.html",
         "privacy-ledger.jsonl",
+        "privacy.html",
+        "private-plan.json",
         "run.json",
         "run.lock",
         "samples.json",

@@ -26,7 +26,7 @@ from trainer.data.noisy_text import InfilledText, MaskedText, NoisyText
 from trainer.data.prepare import prepare_text
 from trainer.data.record_text import read_record_text
 from trainer.data.shards import ShardSet
-from trainer.data.text_dataset import WindowedText
+from trainer.data.text_dataset import WindowedText, holds_token
 from trainer.data.tokenization import Tokenizer
 from trainer.data.tokenizing import load_labelled
 from trainer.data.user_groups import places_of, user_groups
@@ -145,7 +145,9 @@ def _build_records(
         tokenizer=tokenizer,
         labels=(),
         sources=data.sources,
-        bytes_per_token=measured.bytes_per_token if recipe.objective.kind == "next-token" else None,
+        bytes_per_token=measured.bytes_per_token
+        if recipe.objective.kind == "next-token" and tokenizer.lossless
+        else None,
         report=data.report,
         groups=_groups(recipe, data.train),
     )
@@ -216,6 +218,10 @@ def _windows(
         seed=seed,
         end=tokenizer.special.end,
         role=role,
+        # What is trained on is not measured in bytes: no need to go over all of it.
+        lossless=role != "train"
+        and tokenizer.lossless
+        and not holds_token(shards, tokenizer.special.unknown),
     )
 
 

@@ -69,6 +69,6 @@ class HasBytes(Protocol):
     """A data set of running text, for which bits per byte can be told."""
 
     @property
-    def bytes_per_token(self) -> float:
-        """UTF-8 bytes of the text for each token of it."""
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of the text for each token; None where tokens do not hold all of it."""
         ...

@@ -61,7 +61,8 @@ class CharacterTable:
         for token, number in content["model"]["vocab"].items():
             if len(token) == 1:
                 ids[ord(token)] = number
-        return cls(ids, {token["content"]: token["id"] for token in added})
+        # Special tokens are found in no text: see `Tokenizer`.
+        return cls(ids, {t["content"]: t["id"] for t in added if not t["special"]})
 
     def encode(self, text: str) -> npt.NDArray[np.int64]:
         """Return the ids of a text, int64, without anything around it."""

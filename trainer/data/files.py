@@ -52,9 +52,9 @@ class DataFile:
 def find_files(paths: Sequence[str], format: str = "auto") -> list[DataFile]:
     """Return the files that `paths` name, directories searched recursively by name.
 
-    In a directory, hidden files are skipped, and with format "auto" so are files of
-    other kinds (a README beside the data); a file that is named itself must be of a
-    known kind.
+    In a directory, hidden files and symbolic links are skipped (a folder of data means
+    what lies in it), and with format "auto" so are files of other kinds (a README beside
+    the data); a file that is named itself must be of a known kind.
 
     Raises:
         DataError: a path does not exist, a directory holds no data file, or the
@@ -75,7 +75,7 @@ def find_files(paths: Sequence[str], format: str = "auto") -> list[DataFile]:
 
 
 def _in_folder(folder: Path, format: str) -> list[DataFile]:
-    inside = sorted(path for path in folder.rglob("*") if path.is_file())
+    inside = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
     visible = [
         path
         for path in inside

@@ -170,7 +170,8 @@ def _jsonl(path: Path) -> Iterator[Record]:
             continue
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        # ValueError also stands for numbers of thousands of digits.
+        except (ValueError, RecursionError) as error:
             column = getattr(error, "colno", 1)
             # Without the cause: it holds the whole line.
             raise DataError(f"{path}:{number}: no valid JSON at column {column}") from None
@@ -198,9 +199,33 @@ def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[Record]:
         with pyarrow.parquet.ParquetFile(path) as file:
             present = file.schema_arrow.names
             columns = [name for name in present if name in wanted] if wanted else present
+            texts = [name for name in columns if _is_bytes(file.schema_arrow.field(name).type)]
+        # Texts that repeat stay one text: a few bytes can stand for gigabytes of them.
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=columns):
-                for fields in batch.to_pylist():
+                for index in range(batch.num_rows):
                     row += 1
+                    fields = {
+                        name: _value(batch.column(name)[index], path, row) for name in columns
+                    }
                     yield Record(fields, path, row)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet after row {row}") from error
+    # Without the cause: it may hold the text that could not be decoded.
+    except (pyarrow.ArrowException, OSError, ValueError):
+        raise DataError(f"{path}: cannot be read as Parquet after row {row}") from None
+
+
+def _is_bytes(kind: Any) -> bool:
+    kinds = pyarrow.types
+    return bool(kinds.is_string(kind) or kinds.is_binary(kind))
+
+
+def _value(scalar: Any, path: Path, row: int) -> Any:
+    """Return one field, unless it is larger than a line may be.
+
+    Raises:
+        DataError: it is.
+    """
+    value = scalar.as_py()
+    if isinstance(value, str | bytes) and len(value) > MAX_LINE_BYTES:
+        raise DataError(f"{path}: row {row} holds more than {MAX_LINE_BYTES} bytes in a field")
+    return value

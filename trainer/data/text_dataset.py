@@ -43,6 +43,10 @@ class Window:
     document_ids: Ids
 
 
+# Tokens looked at in one go.
+_SCAN_TOKENS = 1 << 20
+
+
 class WindowedText:
     """Next-token examples over a shard set; a `DataSet` with `HasBytes`.
 
@@ -55,6 +59,7 @@ class WindowedText:
         seed: of the phases; None starts every epoch at 0, for validation.
         end: the token that ends a document, if the vocabulary has one.
         role: "train" or "validation", for errors.
+        lossless: whether the tokens stand for all bytes of the text.
 
     Raises:
         DataError: the stream is shorter than one window.
@@ -69,6 +74,7 @@ class WindowedText:
         seed: int | None,
         end: int | None,
         role: str = "train",
+        lossless: bool = True,
     ) -> None:
         if shards.tokens < sequence_length + 1:
             raise DataError(
@@ -76,6 +82,7 @@ class WindowedText:
                 f"data.sequence_length ({sequence_length}) and its next token; give more text "
                 f"or set data.sequence_length to {max(shards.tokens - 1, 0)} or less"
             )
+        self._lossless = lossless
         self.shards = shards
         self.sequence_length = sequence_length
         self._boundaries = boundaries
@@ -98,8 +105,14 @@ class WindowedText:
         return hashlib.sha256(repr(cut).encode()).hexdigest()
 
     @property
-    def bytes_per_token(self) -> float:
-        """UTF-8 bytes of the text for each token, end tokens included."""
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of the text for each token, end tokens included.
+
+        None where tokens do not stand for all of the text: bits for each byte would count
+        what became an unknown token as if it had been predicted.
+        """
+        if not self._lossless:
+            return None
         return self.shards.utf8_bytes / self.shards.tokens
 
     def __len__(self) -> int:
@@ -166,3 +179,14 @@ def _positions(document_ids: Ids) -> Ids:
     begins[:, 1:] = np.where(changed, position[:, 1:], 0)
     positions: Ids = position - np.maximum.accumulate(begins, axis=1)
     return positions
+
+
+def holds_token(shards: ShardSet, token: int | None) -> bool:
+    """Whether a token occurs anywhere in a shard set; None occurs nowhere."""
+    if token is None:
+        return False
+    starts = range(0, shards.tokens, _SCAN_TOKENS)
+    return any(
+        bool((shards.read(start, min(start + _SCAN_TOKENS, shards.tokens)) == token).any())
+        for start in starts
+    )

@@ -11,6 +11,7 @@ network. Training a new one is in `tokenizer_training`.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from trainer.data.tokenizer_files import (
     TOKENIZER_FILE,
     read_settings,
     read_tokenizer,
+    size_of,
     special_tokens,
     write_settings,
 )
@@ -51,10 +53,13 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
         backend.no_truncation()
         backend.no_padding()
+        # Data is data: a text that spells "<|endoftext|>" or "[MASK]" spells it in letters,
+        # and cannot end a document or mask itself.
+        backend.encode_special_tokens = True
         self.raw: tokenizers.Tokenizer = backend
         self._settings = dict(settings)
         self.special: SpecialTokens = special_tokens(backend, settings)
-        self.vocabulary_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocabulary_size: int = size_of(backend)
         self.digest: str = hashlib.sha256(backend.to_str().encode()).hexdigest()
         self._characters = CharacterTable.of(backend)
 
@@ -81,6 +86,21 @@ class Tokenizer:
             ]
         encoded = self.raw.encode_batch_fast(list(texts), add_special_tokens=special)
         return [np.asarray(single.ids, dtype=np.int64) for single in encoded]
+
+    @property
+    def lossless(self) -> bool:
+        """Whether tokens, none of them unknown, stand for all bytes of their text.
+
+        True for byte-level vocabularies and for characters without normalization; False
+        where letters are folded, spaces are dropped, or nobody can tell.
+        """
+        if self._characters is not None:
+            return True
+        content = json.loads(self.raw.to_str())
+        before = content["pre_tokenizer"] or {}
+        steps = before.get("pretokenizers", [before])
+        bytewise = any(step.get("type") == "ByteLevel" for step in steps)
+        return content["normalizer"] is None and bytewise
 
     def decode(self, ids: Sequence[int] | Ids, *, skip_special: bool = False) -> str:
         """Return the text of ids."""

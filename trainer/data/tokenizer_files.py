@@ -36,6 +36,8 @@ _WELL_KNOWN = {
     "mask_token": ("[MASK]", "<mask>"),
 }
 _SENTINEL = "<extra_id_{}>"
+# Far above any vocabulary; an id decides how large a table is made.
+_MOST_IDS = 1 << 22
 # What transformers writes where a model has no limit.
 _NO_LIMIT = int(1e30)
 
@@ -52,9 +54,32 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
             return _convert(path)
         raise DataError(f"{path}: there is no tokenizer here; give a tokenizer.json")
     try:
-        return tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{file}: this is no tokenizer: {error}") from error
+        read = tokenizers.Tokenizer.from_file(str(file))
+        # What is wrong with patterns and templates shows at the first text.
+        read.encode("a b", "c")
+        size_of(read)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # The library raises nothing narrower; a Rust panic is no Exception.
+    except BaseException as error:
+        raise DataError(f"{file}: this is no tokenizer: {_first_line(error)}") from None
+    return read
+
+
+def size_of(backend: tokenizers.Tokenizer) -> int:
+    """Return the number of ids, special tokens included: one above the largest.
+
+    Raises:
+        DataError: there is no token, or an id beyond any vocabulary.
+    """
+    ids = backend.get_vocab(with_added_tokens=True).values()
+    if not ids or max(ids) >= _MOST_IDS:
+        raise DataError(f"a vocabulary has 1 to {_MOST_IDS:,} tokens, with ids below that")
+    return int(max(ids)) + 1
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _convert(folder: Path) -> tokenizers.Tokenizer:

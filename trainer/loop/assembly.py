@@ -30,6 +30,7 @@ from trainer.models.network import Network, NetworkSize
 from trainer.models.parts import apply_parts
 from trainer.objectives.build import build_objective
 from trainer.optimization.optimizers import Optimizers, build_optimizer
+from trainer.privacy.checks import check_recipe
 from trainer.recipe.schema import TEXT_OBJECTIVES, Recipe
 
 Progress = Callable[[str], None]
@@ -126,6 +127,9 @@ def assemble(
         RecipeError, DataError, CheckpointError: as the parts raise them.
     """
     rows = micro_sequences(recipe, group.world)
+    if recipe.privacy.enabled:
+        for warning in check_recipe(recipe):
+            progress(warning)
     data = prepare_data(recipe, folder, group, progress)
     # Before anything large exists: to find out by running out of memory takes others along.
     check_memory(
@@ -138,8 +142,16 @@ def assemble(
     size = network.size()
     network.to(group.device)
     objective = build_objective(recipe.objective, network, compiled=recipe.precision.compile)
-    module = distribute(
-        Step(network, objective),
+    step = Step(network, objective)
+    # Private updates sum clipped gradients themselves; a wrapper would sum unclipped ones.
+    module = step if recipe.privacy.enabled else _distributed(step, network, recipe, group)
+    optimizers = build_optimizer(network, recipe.optimizer, group.device)
+    return Assembly(data, network, module, optimizers, size, rows)
+
+
+def _distributed(step: Step, network: Network, recipe: Recipe, group: Group) -> nn.Module:
+    return distribute(
+        step,
         network,
         strategy=recipe.distribution.strategy,
         dtype=recipe.precision.dtype,
@@ -147,8 +159,6 @@ def assemble(
         activation_checkpointing=recipe.precision.activation_checkpointing,
         compile_blocks=recipe.precision.compile,
     )
-    optimizers = build_optimizer(network, recipe.optimizer, group.device)
-    return Assembly(data, network, module, optimizers, size, rows)
 
 
 def is_running_text(recipe: Recipe) -> bool:

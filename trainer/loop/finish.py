@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def finish(
     progress: Progress,
     reason: str,
     step: int,
+    exported: Callable[[Path, int], None],
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Export, evaluate and report; return the summary. Every rank must call it.
@@ -60,6 +61,7 @@ def finish(
         progress: how far the run came.
         reason: why it ended: "done", "early", "time" or "asked".
         step: whose weights the network holds.
+        exported: is told of the exported folder and the step, on the first rank.
         reporter: is told.
 
     Raises:
@@ -79,6 +81,7 @@ def finish(
         parts.data.tokenizer,
         _record(loaded, group, parts, progress.figures_of(step), step),
     )
+    exported(final, step)
     summary["checkpoint"] = str(final)
     # A network that was sharded because a GPU cannot hold it whole is measured on the CPU.
     sharded = group.world > 1 and loaded.recipe.distribution.strategy == "fsdp"
@@ -160,6 +163,7 @@ def _record(
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         device=group.device,
         ranks=group.world,
+        origin=parts.network.origin,
     )
 
 

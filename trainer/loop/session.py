@@ -19,12 +19,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpointing.checkpointer import Checkpointer, SavedCheckpoint
+from trainer.checkpointing.checkpointer import Checkpointer
 from trainer.checkpointing.origin import code_version, describe_environment
-from trainer.data.loader import Loader, Sweep
+from trainer.data.loader import Sweep
 from trainer.distribution.environment import Ranks, resolve
 from trainer.distribution.group import Group, connect
 from trainer.loop.assembly import Assembly, assemble, is_running_text
@@ -34,7 +35,7 @@ from trainer.loop.devices import choose_device, device_name
 from trainer.loop.finish import draw_report, finish, write_summary
 from trainer.loop.interrupts import StopRequest, stop_on_signals
 from trainer.loop.training import Progress, RunningTextFigures, Training
-from trainer.loop.update import Updater
+from trainer.loop.updates import Updates, make_updates, with_train
 from trainer.recipe.describe import all_values, to_toml
 from trainer.recipe.digest import recipe_digest
 from trainer.recipe.parse import LoadedRecipe
@@ -128,18 +129,25 @@ class Session:
         parts = assemble(self._recipe, self._output, self._ranks, self._group, self._reporter.note)
         if self._group.is_first and parts.data.report is not None:
             write_whole(self._output / "data.json", json.dumps(parts.data.report, indent=1) + "\n")
+        updates = make_updates(self._loaded, self._output, self._group, parts)
+        parts = with_train(parts, updates.train)
+        for note in updates.notes:
+            self._reporter.note(note)
         checkpoints = self._output / "checkpoints"
         with (
-            self._loader(parts) as loader,
+            closing(updates),
             Checkpointer(
                 checkpoints, self._recipe.checkpoint, self._group, self._recipe
             ) as checkpointer,
         ):
-            training = self._training(parts, loader, checkpointer)
+            training = self._training(parts, updates, checkpointer)
             saved = checkpointer.latest()
+            kept = None
             if saved is not None:
-                self._resume(training, checkpointer, saved, parts)
-            self._reporter.start(self._plan(parts, training.progress.step))
+                kept = checkpointer.restore(saved, parts.module, parts.optimizers.parts)
+                training.resume(kept)
+            updates.begin(training.progress.step, kept)
+            self._reporter.start(self._plan(parts, updates.steps, training.progress.step))
             summary: dict[str, Any] = {}
             try:
                 reason = training.run(stop)
@@ -154,6 +162,7 @@ class Session:
                     progress=training.progress,
                     reason=reason,
                     step=step,
+                    exported=updates.exported,
                     reporter=self._reporter,
                 )
             finally:
@@ -165,30 +174,8 @@ class Session:
             return None
         return write_summary(self._output, summary, html=self._recipe.report.html)
 
-    def _loader(self, parts: Assembly) -> Loader:
-        return Loader(
-            parts.data.train,
-            sequences=self._recipe.batch.sequences,
-            micro_sequences=parts.micro_sequences,
-            seed=self._recipe.run.seed,
-            rank=self._group.rank,
-            world=self._group.world,
-            pin_memory=self._group.device.type == "cuda",
-        )
-
-    def _training(self, parts: Assembly, loader: Loader, checkpointer: Checkpointer) -> Training:
+    def _training(self, parts: Assembly, updates: Updates, checkpointer: Checkpointer) -> Training:
         recipe, group = self._recipe, self._group
-        context = autocast(recipe.precision.dtype, group.device)
-        updater = Updater(
-            parts.module,
-            parts.optimizers,
-            loader,
-            group,
-            recipe.optimizer,
-            steps=recipe.run.steps,
-            seed=recipe.run.seed,
-            autocast=context,
-        )
         sweep = None
         if parts.data.validation is not None:
             sweep = Sweep(
@@ -203,29 +190,19 @@ class Session:
             recipe,
             module=parts.module,
             optimizers=parts.optimizers,
-            updater=updater,
+            updates=updates,
             sweep=sweep,
             group=group,
             checkpointer=checkpointer,
             reporter=self._reporter,
-            autocast=context,
+            autocast=autocast(recipe.precision.dtype, group.device),
             figures=RunningTextFigures(
                 applies=is_running_text(recipe),
                 bytes_per_token=parts.data.bytes_per_token,
                 flops_per_token=parts.size.flops_per_token,
                 device_name=device_name(group.device),
             ),
-            data_fingerprint=parts.data.train.fingerprint,
         )
-
-    def _resume(
-        self,
-        training: Training,
-        checkpointer: Checkpointer,
-        saved: SavedCheckpoint,
-        parts: Assembly,
-    ) -> None:
-        training.resume(checkpointer.restore(saved, parts.module, parts.optimizers.parts))
 
     def _choose(self, progress: Progress, checkpointer: Checkpointer, parts: Assembly) -> int:
         """Put the weights to export into the network; return the step that they are of."""
@@ -244,13 +221,13 @@ class Session:
         checkpointer.restore(best, parts.module, parts.optimizers.parts)
         return best.step
 
-    def _plan(self, parts: Assembly, first_step: int) -> RunPlan:
+    def _plan(self, parts: Assembly, steps: int, first_step: int) -> RunPlan:
         recipe, group = self._recipe, self._group
         strategy = "ddp" if recipe.distribution.strategy == "auto" else recipe.distribution.strategy
         return RunPlan(
             name=self._loaded.name,
             folder=self._output,
-            steps=recipe.run.steps,
+            steps=steps,
             first_step=first_step,
             family=recipe.model.family,
             objective=recipe.objective.kind,

@@ -25,7 +25,8 @@ from trainer.errors import CheckpointError
 from trainer.loop.batches import Autocast
 from trainer.loop.devices import peak_memory_bytes
 from trainer.loop.interrupts import StopReason, StopRequest
-from trainer.loop.update import Updater, UpdateResult
+from trainer.loop.update import UpdateResult
+from trainer.loop.updates import Updates
 from trainer.loop.validation import Validation, validate
 from trainer.optimization.optimizers import Optimizers
 from trainer.optimization.stopping import EarlyStopping
@@ -121,15 +122,13 @@ class Training:
         recipe: decides when.
         module: a `Step`, distributed.
         optimizers: over its parameters.
-        updater: makes the updates.
+        updates: makes the updates.
         sweep: the validation set of this rank, or None.
         group: the ranks.
         checkpointer: keeps what is needed to resume.
         reporter: is told; only the first rank's does anything.
         autocast: makes the context of a forward pass.
         figures: what turns losses into figures.
-        data_fingerprint: of the training set; kept in checkpoints, so that no run goes on
-            with other data unnoticed.
     """
 
     def __init__(
@@ -138,26 +137,26 @@ class Training:
         *,
         module: nn.Module,
         optimizers: Optimizers,
-        updater: Updater,
+        updates: Updates,
         sweep: Sweep | None,
         group: Group,
         checkpointer: Checkpointer,
         reporter: Reporter,
         autocast: Autocast,
         figures: RunningTextFigures,
-        data_fingerprint: str,
     ) -> None:
         self._recipe = recipe
         self._module = module
         self._optimizers = optimizers
-        self._updater = updater
+        self._updates_of = updates
         self._sweep = sweep
         self._group = group
         self._checkpointer = checkpointer
         self._reporter = reporter
         self._autocast = autocast
         self._figures = figures
-        self._data_fingerprint = data_fingerprint
+        # Kept in checkpoints, so that no run goes on with other data unnoticed.
+        self._data_fingerprint = updates.train.fingerprint
         self._stopping = EarlyStopping(recipe.evaluation.patience)
         self._recent: deque[tuple[int, float]] = deque(maxlen=_SPEED_WINDOW)
         self._saved_step = -1
@@ -199,10 +198,10 @@ class Training:
         # A run that had stopped early, and was killed before its end, has still stopped.
         if self._stopped_early():
             return "early"
-        while self.progress.step < run.steps:
+        while self.progress.step < self._updates_of.steps:
             started = time.perf_counter()
             wish = self._wish(stop, late=time.monotonic() - began >= limit_seconds)
-            result = self._updater.update(self.progress.step, wants_stop=wish)
+            result = self._updates_of.update(self.progress.step, wants_stop=wish)
             self._report(result, time.perf_counter() - started)
             # Before a stop, too: an uncut run would have validated here.
             if self._due(self._recipe.evaluation.every_steps) and self._sweep is not None:
@@ -211,7 +210,7 @@ class Training:
                     self._save()
                 if self._stopped_early():
                     return "early"
-            if result.stop and self.progress.step < run.steps:
+            if result.stop and self.progress.step < self._updates_of.steps:
                 return result.stop
             if self._due(self._recipe.checkpoint.every_steps):
                 self._save()
@@ -229,7 +228,7 @@ class Training:
     def _due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens now; the end is apart."""
         step = self.progress.step
-        return bool(every) and step % every == 0 and step < self._recipe.run.steps
+        return bool(every) and step % every == 0 and step < self._updates_of.steps
 
     def _report(self, result: UpdateResult, seconds: float) -> None:
         progress = self.progress
@@ -296,6 +295,7 @@ class Training:
                 "progress": progress.to_json(),
                 "stopping": self._stopping.state(),
                 "data": self._data_fingerprint,
+                **self._updates_of.keep(),
             },
             progress.validated_loss if fresh else None,
         )

@@ -10,6 +10,7 @@ from trainer.data.assemble import build_data, evaluation_data
 from trainer.data.batch import IGNORED
 from trainer.data.loader import Loader, Sweep
 from trainer.errors import DataError, RecipeError
+from trainer.recipe.parse import load_recipe
 from trainer.recipe.schema import (
     AugmentationOptions,
     DataOptions,
@@ -198,3 +199,49 @@ def test_word_embeddings_are_not_evaluated_here(tmp_path: Path) -> None:
             labels=(),
             folder=tmp_path,
         )
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        (("tokenizer.kind=character",), True),
+        (("tokenizer.kind=bpe", "tokenizer.vocabulary_size=300"), True),
+        (
+            ("tokenizer.kind=word", "tokenizer.vocabulary_size=16", "tokenizer.minimum_count=1"),
+            False,
+        ),
+        (("tokenizer.kind=wordpiece", "tokenizer.vocabulary_size=32"), False),
+    ],
+)
+def test_bits_per_byte_are_told_only_where_tokens_hold_the_text(
+    tmp_path: Path, words: tuple[str, ...], known: bool
+) -> None:
+    (tmp_path / "a.txt").write_text(
+        "the cat and the dog and a cow or one hen for you to see it all day long\n" * 40
+    )
+    (tmp_path / "v.txt").write_text("the cat and the dog and the hen\n" * 20)
+    recipe = load_recipe(
+        "char-shakespeare-cpu",
+        [
+            f"data.train={tmp_path / 'a.txt'}",
+            f"data.validation={tmp_path / 'v.txt'}",
+            "data.sequence_length=8",
+            *words,
+        ],
+    ).recipe
+    bundle = build_data(recipe, tmp_path / "run", None)
+    assert (bundle.bytes_per_token is not None) is known
+
+
+def test_unknown_characters_leave_bits_per_byte_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("plain words and more plain words\n" * 40)
+    (tmp_path / "v.txt").write_text("plain w\u00f6rds\n" * 20)
+    recipe = load_recipe(
+        "char-shakespeare-cpu",
+        [
+            f"data.train={tmp_path / 'a.txt'}",
+            f"data.validation={tmp_path / 'v.txt'}",
+            "data.sequence_length=8",
+        ],
+    ).recipe
+    assert build_data(recipe, tmp_path / "run", None).bytes_per_token is None

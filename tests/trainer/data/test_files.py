@@ -86,3 +86,11 @@ def test_a_source_is_described_by_its_digest(tmp_path: Path) -> None:
     }
     with pytest.raises(DataError, match="cannot be read"):
         describe_file(tmp_path / "missing", "train")
+
+
+def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.txt").write_text("somebody else's")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("ours")
+    (tmp_path / "data" / "b.txt").symlink_to(tmp_path / "elsewhere.txt")
+    assert [file.path.name for file in find_files([str(tmp_path / "data")], "auto")] == ["a.txt"]

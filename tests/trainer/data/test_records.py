@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,36 @@ def test_whole_surrogate_pairs_are_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "\\ud83d\\ude00"}\n')
     assert rows(path, "jsonl") == [(1, {"text": "\U0001f600"})]
+
+
+def test_a_parquet_of_repeated_texts_is_read_a_text_at_a_time(tmp_path: Path) -> None:
+    # 64 KiB once, and 200,000 references to it: 12 GiB if all of them were written out.
+    column = pyarrow.array(["x" * (1 << 16)] * 200_000).dictionary_encode()
+    path = tmp_path / "bomb.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), path)
+    del column
+    tracemalloc.start()
+    try:
+        first = next(iter(read_records([DataFile(path, "parquet")], wanted=["text"])))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(first.fields["text"]) == 1 << 16
+    assert peak + pyarrow.total_allocated_bytes() < 256 << 20
+
+
+def test_parquet_text_that_is_no_utf8_is_refused_without_its_text(tmp_path: Path) -> None:
+    column = pyarrow.array([b"secret \xff\xfe"]).view(pyarrow.string())
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), path)
+    with pytest.raises(DataError, match="after row") as caught:
+        list(read_records([DataFile(path, "parquet")]))
+    assert caught.value.__cause__ is None
+    assert "secret" not in str(caught.value)
+
+
+def test_a_number_of_thousands_of_digits_is_refused_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n{"text": ' + "9" * 5000 + "}\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:2"):
+        list(read_records([DataFile(path, "jsonl")]))

@@ -220,3 +220,28 @@ def test_the_digest_changes_with_the_vocabulary() -> None:
     two = tokenizers.Tokenizer(tokenizers.models.WordLevel({"b": 0}, unk_token="b"))
 
     assert Tokenizer(one, {}).digest != Tokenizer(two, {}).digest
+
+
+def test_text_cannot_write_control_tokens() -> None:
+    for ours in (CHARACTERS, BYTE_LEVEL):
+        for spelled in ("<|endoftext|>", "a<|endoftext|>b", "[MASK]"):
+            ids = ours.encode(spelled)
+            (batched,) = ours.encode_batch([spelled])
+            assert batched.tolist() == ids.tolist()
+            assert not set(ids.tolist()) & (set(ours.special.all()) - {ours.special.unknown})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {}, "unk_token": "x"}}',
+        '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 4294967295},'
+        ' "unk_token": "a"}}',
+        "[" * 100_000,
+    ],
+    ids=["no-token", "an-id-beyond-any-vocabulary", "deep"],
+)
+def test_tokenizers_that_are_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError):
+        Tokenizer.load(tmp_path)

@@ -82,10 +82,12 @@ def test_words_are_numbered_by_falling_frequency() -> None:
     assert [made.token(number) for number in range(2, 16)] == list(LETTERS[:1:-1])
 
 
-def test_the_unknown_token_of_a_text_is_the_unknown_token() -> None:
+def test_words_outside_of_the_vocabulary_are_unknown_and_a_spelled_token_is_no_word() -> None:
     made = train_tokenizer(options("word", 30), [TEXT], "recurrent").tokenizer
 
-    assert made.encode("<unk> nonsense").tolist() == [made.special.unknown] * 2
+    assert made.encode("nonsense").tolist() == [made.special.unknown]
+    # "<", "unk" and ">" are what it is spelled with.
+    assert made.encode("<unk>").tolist() == [made.special.unknown] * 3
 
 
 def test_characters_are_those_of_the_text() -> None:

@@ -56,8 +56,9 @@ def test_a_tiny_run_goes_the_whole_way(run: str, recipe: str, ranks: int) -> Non
     assert found["updates"] == 2
     assert found["vocabulary_size"] == 512
     assert found["dtype"] == "bfloat16"
-    assert found["passes_a_rank"] * found["micro_sequences"] * ranks * 64 == (
-        found["tokens_an_update"]
+    assert (
+        found["passes_a_rank"] * found["micro_sequences"] * ranks * 64
+        == (found["tokens_an_update"])
     )
     assert found["tokens_per_second"] > 0
     # What a CPU has no figure for is not made up.

@@ -1,0 +1,198 @@
+"""What a private run needs before its first update: canaries, a plan, a name in the ledger.
+
+    RUN/canaries.json        which records were planted, by secret coins (mode 0600)
+    RUN/private-plan.json    the plan and the run's name, made once and kept
+    RUN/privacy-ledger.jsonl the ledger, unless the recipe names another
+
+The first rank makes them; the others are told. A run that goes on keeps its plan: one
+that was made again could promise something else than what was charged.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.assemble import DataBundle
+from trainer.data.batch import DataSet
+from trainer.distribution.group import Group
+from trainer.privacy.audit.insertion import prepare_canaries, with_canaries
+from trainer.privacy.errors import LedgerError, PrivacyError
+from trainer.privacy.event import Event
+from trainer.privacy.ledger import Ledger, read_ledger
+from trainer.privacy.ledger_state import Head
+from trainer.privacy.plan import PrivacyPlan, make_plan
+from trainer.privacy.releases import Releases
+from trainer.recipe.parse import LoadedRecipe
+from trainer.recipe.schema import Recipe
+from trainer.reporting.files import write_whole
+
+PLAN_FILE = "private-plan.json"
+LEDGER_FILE = "privacy-ledger.jsonl"
+CANARIES_FILE = "canaries.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A private run, ready to begin.
+
+    Attributes:
+        run_id: its name in the ledger.
+        plan: everything that the claim rests on.
+        dataset: the name of the data in the ledger.
+        ledger: path of the ledger.
+        train: the records, canaries included.
+        groups: of each user the indices of their records; None if a record is the unit.
+        canaries_digest: of canaries.json; None without canaries.
+        makes_ledger: whether the ledger begins with this run.
+    """
+
+    run_id: str
+    plan: PrivacyPlan
+    dataset: str
+    ledger: Path
+    train: DataSet
+    groups: list[npt.NDArray[np.int64]] | None
+    canaries_digest: str | None
+    makes_ledger: bool
+
+
+def prepare(loaded: LoadedRecipe, output: Path, group: Group, data: DataBundle) -> Prepared:
+    """Plant the canaries, make or read the plan; every rank calls it.
+
+    Raises:
+        PrivacyError: what was asked for cannot be claimed.
+        LedgerError: the ledger that the recipe names cannot be used.
+    """
+    recipe = loaded.recipe
+    train, groups, digest = _plant(recipe, output, group, data)
+    ledger = Path(recipe.privacy.ledger) if recipe.privacy.ledger else output / LEDGER_FILE
+    dataset = recipe.privacy.dataset or loaded.name
+    units = len(train) if groups is None else len(groups)
+    known: Any = None
+    if group.is_first:
+        known = _planned(recipe, output, ledger, dataset, units)
+    known = group.broadcast(known)
+    plan = PrivacyPlan.from_dict(known["plan"])
+    if plan.units != units:
+        raise PrivacyError(
+            f"{output / PLAN_FILE} was made for {plan.units:,} {plan.unit}s, and the data holds "
+            f"{units:,} now; restore the data, or begin a new run in another folder (-o)"
+        )
+    return Prepared(
+        run_id=known["run_id"],
+        plan=plan,
+        dataset=dataset,
+        ledger=ledger,
+        train=train,
+        groups=groups,
+        canaries_digest=digest,
+        makes_ledger=bool(known["makes_ledger"]),
+    )
+
+
+def begin(prepared: Prepared, group: Group, *, step: int, head: dict[str, Any] | None) -> Releases:
+    """Open the ledger, and announce what is left of the run.
+
+    Args:
+        prepared: the run.
+        group: the ranks; the first holds the ledger.
+        step: updates made before.
+        head: what `Releases.state` said in the checkpoint that the run goes on from.
+
+    Raises:
+        BudgetExhausted: the owner of the data does not allow all of it.
+        LedgerError: the ledger is missing, edited, or held by another run.
+    """
+    if not group.is_first:
+        return Releases(None, prepared.run_id, group)
+    ledger = _open(prepared, head)
+    left = prepared.plan.steps - step
+    try:
+        # Of a run that was cut after its last update, nothing is left to announce.
+        if left:
+            event = prepared.plan.event.of(left)
+            ledger.begin(prepared.run_id, prepared.dataset, event, prepared.plan.unit)
+    except PrivacyError:
+        ledger.close()
+        raise
+    return Releases(ledger, prepared.run_id, group)
+
+
+def _plant(
+    recipe: Recipe, output: Path, group: Group, data: DataBundle
+) -> tuple[DataSet, list[npt.NDArray[np.int64]] | None, str | None]:
+    groups = data.groups
+    if not recipe.privacy.canaries:
+        return data.train, groups, None
+    if not group.is_first:
+        group.barrier()
+    units = len(data.train) if groups is None else len(groups)
+    planted = prepare_canaries(
+        output / CANARIES_FILE,
+        recipe.privacy.canaries,
+        objective=recipe.objective,
+        data=recipe.data,
+        tokenizer=data.tokenizer,
+        labels=data.labels,
+        units=units,
+    )
+    if group.is_first:
+        group.barrier()
+    train = with_canaries(
+        data.train,
+        planted,
+        objective=recipe.objective,
+        data=recipe.data,
+        tokenizer=data.tokenizer,
+        labels=data.labels,
+        seed=recipe.run.seed,
+    )
+    return train, None if groups is None else train.groups(groups), planted.digest
+
+
+def _planned(
+    recipe: Recipe, output: Path, ledger: Path, dataset: str, units: int
+) -> dict[str, Any]:
+    """Return the run's name and plan as JSON, from their file or made anew."""
+    path = output / PLAN_FILE
+    if path.exists():
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            return {
+                "run_id": str(known["run_id"]),
+                "plan": dict(known["plan"]),
+                "makes_ledger": False,
+            }
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise PrivacyError(
+                f"{path} is damaged: nobody can say what this run promised. Begin a new run in "
+                "another folder (-o)"
+            ) from problem
+    earlier: tuple[Event, ...] = ()
+    if ledger.exists():
+        earlier = read_ledger(ledger).events(dataset, unit=recipe.privacy.unit)
+    elif recipe.privacy.ledger:
+        raise LedgerError(
+            f"there is no ledger at {ledger}; create it: casemate privacy ledger init {ledger} "
+            f"--dataset {dataset} --epsilon E --delta D"
+        )
+    plan = make_plan(recipe, units, earlier)
+    known = {"run_id": secrets.token_hex(16), "plan": plan.to_dict()}
+    write_whole(path, json.dumps(known, indent=1) + "\n")
+    return {**known, "makes_ledger": not ledger.exists()}
+
+
+def _open(prepared: Prepared, head: dict[str, Any] | None) -> Ledger:
+    # A ledger is made for a run that begins, in its own folder, and never otherwise: one that
+    # is gone took with it what was released, and its owner's budget.
+    if prepared.makes_ledger:
+        return Ledger.create(prepared.ledger)
+    since = None if head is None else Head(int(head["lines"]), str(head["link"]))
+    return Ledger.open(prepared.ledger, since=since)

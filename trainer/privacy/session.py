@@ -1,0 +1,164 @@
+"""Private updates as the loop sees them: prepare, begin, update, keep, account.
+
+prepare   plant canaries, make the plan           (trainer.privacy.preparation)
+begin     open the ledger, announce the updates
+update    charge, then move the weights           (trainer.privacy.update)
+keep      the ledger's head, so that a ledger that was cut is noticed on resume
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from trainer.distribution.group import Group
+from trainer.errors import CheckpointError
+from trainer.loop.assembly import Assembly
+from trainer.loop.batches import autocast, to_device
+from trainer.loop.interrupts import StopReason
+from trainer.loop.step import Step
+from trainer.loop.update import UpdateResult
+from trainer.privacy.checks import check_private
+from trainer.privacy.clipping import Clipping, ClippingKind
+from trainer.privacy.concluding import conclude
+from trainer.privacy.errors import PrivacyError
+from trainer.privacy.gradients import PerExampleGradients
+from trainer.privacy.loader import PrivateLoader
+from trainer.privacy.plan import PrivacyPlan
+from trainer.privacy.preparation import begin, prepare
+from trainer.privacy.releases import Releases
+from trainer.privacy.update import PrivateUpdater
+from trainer.recipe.parse import LoadedRecipe
+
+_KEPT = "privacy"
+
+
+class PrivateUpdates:
+    """See `trainer.loop.updates.Updates`.
+
+    Args:
+        loaded: a recipe with privacy.
+        output: the run folder.
+        group: the ranks.
+        parts: the network, not wrapped by DDP or FSDP.
+
+    Raises:
+        PrivacyError: the run cannot be claimed or accounted for; nothing was charged.
+    """
+
+    def __init__(self, loaded: LoadedRecipe, output: Path, group: Group, parts: Assembly) -> None:
+        recipe = loaded.recipe
+        self._prepared = prepare(loaded, output, group, parts.data)
+        self.plan = self._prepared.plan
+        self.notes = (*check_private(recipe, parts.network, parts.data), describe(self.plan))
+        self.steps = self.plan.steps
+        self.train = self._prepared.train
+        self._group = group
+        self._recipe = recipe
+        self._parts = parts
+        if not isinstance(parts.module, Step):
+            raise PrivacyError(
+                "private training makes its own sums over ranks; set distribution.strategy=ddp"
+            )
+        self._gradients = PerExampleGradients(parts.module, parts.network, _clipping(self.plan))
+        users = self._prepared.groups
+        groups = None if users is None else [records.tolist() for records in users]
+        self._loader = PrivateLoader(
+            self.train,
+            groups,
+            self.plan,
+            parts.micro_sequences,
+            group,
+            pin_memory=group.device.type == "cuda",
+        )
+        self._releases: Releases | None = None
+        self._updater: PrivateUpdater | None = None
+
+    def begin(self, step: int, kept: Mapping[str, Any] | None) -> None:
+        """Open the ledger and announce what is left; see `Updates`.
+
+        Raises:
+            BudgetExhausted, LedgerError: as `preparation.begin`.
+            CheckpointError: the checkpoint is of a run without privacy.
+        """
+        head: dict[str, Any] | None = None
+        if kept is not None:
+            if not isinstance(kept.get(_KEPT), dict):
+                raise CheckpointError("the checkpoint was not made by a private run")
+            head = dict(kept[_KEPT])
+        if step == 0:
+            self._check_gradients()
+        self._releases = begin(self._prepared, self._group, step=step, head=head)
+        self._updater = PrivateUpdater(
+            network=self._parts.network,
+            gradients=self._gradients,
+            optimizers=self._parts.optimizers,
+            loader=self._loader,
+            plan=self.plan,
+            releases=self._releases,
+            group=self._group,
+            options=self._recipe.optimizer,
+            seed=self._recipe.run.seed,
+            autocast=autocast(self._recipe.precision.dtype, self._group.device),
+        )
+
+    def _check_gradients(self) -> None:
+        """Look once, before anything is charged, whether records can be told apart."""
+        rows = min(2, len(self.train))
+        batch = self.train.collate([self.train.item(0, index) for index in range(rows)])
+        self._gradients.check(to_device(batch, self._group.device))
+
+    def update(self, step: int, *, wants_stop: StopReason = "") -> UpdateResult:
+        """See `Updates`; `begin` goes first."""
+        if self._updater is None:
+            raise PrivacyError("an update was asked for before the ledger was opened")
+        return self._updater.update(step, wants_stop=wants_stop)
+
+    def keep(self) -> dict[str, Any]:
+        """See `Updates`."""
+        state = None if self._releases is None else self._releases.state()
+        return {_KEPT: state}
+
+    def exported(self, final: Path, step: int) -> None:
+        """Write privacy.json and privacy.html; see `Updates`.
+
+        Raises:
+            PrivacyError: the report cannot be made.
+        """
+        parts = self._recipe.parts
+        trained = parts.adapter if parts.adapter != "none" else "all weights that are not frozen"
+        conclude(
+            final,
+            plan=self.plan,
+            steps=step,
+            ledger=self._prepared.ledger,
+            run_id=self._prepared.run_id,
+            dataset=self._prepared.dataset,
+            optimizer=self._recipe.optimizer.name,
+            trained=trained,
+            trained_parameters=self._parts.size.trainable,
+            canaries_digest=self._prepared.canaries_digest,
+        )
+
+    def close(self) -> None:
+        """See `Updates`."""
+        if self._releases is not None:
+            self._releases.close()
+
+
+def _clipping(plan: PrivacyPlan) -> Clipping:
+    for kind in get_args(ClippingKind):
+        if kind == plan.clipping:
+            return Clipping(kind, plan.clip_norm)
+    raise PrivacyError(f"the plan names a clipping that is none: {plan.clipping!r}")
+
+
+def describe(plan: PrivacyPlan) -> str:
+    """Return the plan in a line, for people."""
+    return (
+        f"private: epsilon {plan.epsilon:.3g} at delta {plan.delta:.2g} for a {plan.unit}; each of "
+        f"{plan.units:,} {plan.unit}s is drawn with chance {plan.sampling_probability:.4g} for "
+        f"each of {plan.steps:,} updates of {plan.expected_batch:,} (at most {plan.cap:,}); noise "
+        f"multiplier {plan.noise_multiplier:.4g}, over the batch {plan.noise_to_batch_ratio:.3g}"
+    )
