@@ -60,7 +60,7 @@ format: $(STAMP) ## Format and fix what can be fixed
 stubs: $(STAMP) ## Generate casemate/pb from proto/
 	$(BIN)/python tools/generate_stubs.py
 
-bench: $(STAMP) $(MODELS) ## Measure everything the README quotes (about 15 minutes, needs a quiet machine)
+bench: $(STAMP) $(MODELS) ## Measure everything the README quotes (about an hour, needs a quiet machine)
 	$(BIN)/python -m benchmarks
 
 bench-gpu: $(STAMP) ## Speed and memory of training on this machine's GPUs (about 10 minutes; exit code 2 without one)

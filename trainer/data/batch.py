@@ -8,7 +8,8 @@ torch tensors on the CPU. Text-level keys, shapes B (sequences), T and S (tokens
     with boundaries      also document_ids, position_ids i64[B,T], only in a batch where a
                          sequence holds more than one document
     sequence pairs       input_ids, attention_mask i64[B,S]; decoder_input_ids, labels i64[B,T]
-    classification       input_ids, attention_mask i64[B,T]; labels i64[B]
+    classification       input_ids, attention_mask i64[B,T]; labels i64[B]; for pairs of texts
+                         also token_type_ids i64[B,T]
     tagging              input_ids, attention_mask, labels i64[B,T]
     contrastive          input_ids, attention_mask, pair_input_ids, pair_attention_mask
 
