@@ -388,7 +388,11 @@ class PrivacyOptions(_Section):
     )
     clip_norm: float = option(0.1, "Largest norm of a record's gradient.", minimum=1e-6)
     truncation: float = option(
-        1.2, "A batch has at most so many times its expected size.", minimum=1.0, maximum=10
+        1.2,
+        "A batch is cut to so many times its expected size, or to six standard deviations "
+        "above it where that is more.",
+        minimum=1.0,
+        maximum=10,
     )
     noise: str = option(
         "gaussian",
