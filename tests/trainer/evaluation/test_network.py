@@ -19,7 +19,7 @@ from tests.trainer.evaluation.checkpoints import (
     write_data,
 )
 from trainer.data.assemble import evaluation_data
-from trainer.data.batch import IGNORED, DataSet
+from trainer.data.batch import IGNORED, DataSet, HasBytes
 from trainer.errors import DataError, DivergenceError, RecipeError
 from trainer.evaluation.network import evaluate_network
 from trainer.evaluation.result import EvaluationResult
