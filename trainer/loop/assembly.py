@@ -30,7 +30,6 @@ from trainer.models.network import Network, NetworkSize
 from trainer.models.parts import apply_parts
 from trainer.objectives.build import build_objective
 from trainer.optimization.optimizers import Optimizers, build_optimizer
-from trainer.privacy.checks import check_recipe
 from trainer.recipe.schema import TEXT_OBJECTIVES, Recipe
 
 Progress = Callable[[str], None]
@@ -127,9 +126,6 @@ def assemble(
         RecipeError, DataError, CheckpointError: as the parts raise them.
     """
     rows = micro_sequences(recipe, group.world)
-    if recipe.privacy.enabled:
-        for warning in check_recipe(recipe):
-            progress(warning)
     data = prepare_data(recipe, folder, group, progress)
     # Before anything large exists: to find out by running out of memory takes others along.
     check_memory(

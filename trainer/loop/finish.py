@@ -23,12 +23,10 @@ from trainer.checkpointing.record import TrainingRecord
 from trainer.distribution.group import Group
 from trainer.distribution.wrap import full_state
 from trainer.evaluation.network import evaluate_network
-from trainer.evaluation.result import EvaluationResult
 from trainer.evaluation.samples import sample_texts
 from trainer.loop.assembly import Assembly
 from trainer.loop.training import Progress
 from trainer.models.load import load_network
-from trainer.models.network import Network
 from trainer.recipe.parse import LoadedRecipe
 from trainer.reporting.artifacts import write_evaluation, write_samples
 from trainer.reporting.files import write_whole
@@ -97,7 +95,16 @@ def finish(
     ).to(device)
     if parts.data.validation is not None:
         reporter.note("evaluating the checkpoint")
-        result = _evaluate(loaded, network, parts, device)
+        result = evaluate_network(
+            network,
+            recipe.objective,
+            parts.data.validation,
+            labels=parts.data.labels,
+            bytes_per_token=parts.data.bytes_per_token,
+            device=device,
+            sequences=recipe.evaluation.sequences,
+            batch=parts.micro_sequences,
+        )
         write_evaluation(output, result)
         summary["evaluation"] = {"loss": result.loss, **result.metrics}
     if recipe.objective.kind in _GENERATING and recipe.evaluation.samples:
@@ -164,22 +171,4 @@ def _record(
         device=group.device,
         ranks=group.world,
         origin=parts.network.origin,
-    )
-
-
-def _evaluate(
-    loaded: LoadedRecipe, network: Network, parts: Assembly, device: torch.device
-) -> EvaluationResult:
-    recipe = loaded.recipe
-    if parts.data.validation is None:
-        raise TypeError("there is nothing to evaluate on")
-    return evaluate_network(
-        network,
-        recipe.objective,
-        parts.data.validation,
-        labels=parts.data.labels,
-        bytes_per_token=parts.data.bytes_per_token,
-        device=device,
-        sequences=recipe.evaluation.sequences,
-        batch=parts.micro_sequences,
     )

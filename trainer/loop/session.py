@@ -23,8 +23,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import casemate
 from trainer.checkpointing.checkpointer import Checkpointer
-from trainer.checkpointing.origin import code_version, describe_environment
+from trainer.checkpointing.origin import describe_environment
 from trainer.data.loader import Sweep
 from trainer.distribution.environment import Ranks, resolve
 from trainer.distribution.group import Group, connect
@@ -36,6 +37,7 @@ from trainer.loop.finish import draw_report, finish, write_summary
 from trainer.loop.interrupts import StopRequest, stop_on_signals
 from trainer.loop.training import Progress, RunningTextFigures, Training
 from trainer.loop.updates import Updates, make_updates, with_train
+from trainer.privacy.checks import check_recipe
 from trainer.recipe.describe import all_values, to_toml
 from trainer.recipe.digest import recipe_digest
 from trainer.recipe.parse import LoadedRecipe
@@ -67,13 +69,18 @@ def run(
 
     Raises:
         RecipeError, DataError: the recipe or the data cannot be used.
+        PrivacyError: privacy was asked for and cannot be had with this recipe.
         TrainingError: the run could not go on, what was saved is good; or another process
             is running in the folder.
     """
     recipe = loaded.recipe
+    # Before families part ways: none of them may train without the privacy that was asked for.
+    warnings = check_recipe(recipe) if recipe.privacy.enabled else []
     ranks = resolve(os.environ if environ is None else environ)
     output.mkdir(parents=True, exist_ok=True)
     reporter = make_reporter(loaded, quiet=quiet) if ranks.is_first else Reporters([])
+    for warning in warnings:
+        reporter.note(warning)
     if recipe.model.family == "word-embeddings":
         from trainer.embeddings.session import train_embeddings
 
@@ -209,9 +216,9 @@ class Session:
         step = progress.step
         if not self._recipe.checkpoint.keep_best or progress.best_loss is None:
             return step
-        best = checkpointer.best()
         if progress.best_step == step:
             return step
+        best = checkpointer.best()
         if best is None or best.step != progress.best_step:
             self._reporter.note(
                 f"the checkpoint of the best step ({progress.best_step}) is gone; the last is "
@@ -254,6 +261,6 @@ def _environment(group: Group) -> dict[str, str]:
         "platform": found.platform,
         "cpu": found.cpu,
         "accelerators": ", ".join(found.accelerators) or "none",
-        "code": code_version().version,
+        "code": casemate.__version__,
         **found.packages,
     }

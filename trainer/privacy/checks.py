@@ -63,6 +63,16 @@ def check_recipe(recipe: Recipe) -> list[str]:
             "precision.compile does not go with per-example gradients, which hooks compute; set "
             "it to false"
         )
+    if recipe.precision.activation_checkpointing:
+        raise PrivacyError(
+            "precision.activation_checkpointing saves nothing where per-example gradients keep "
+            "every layer's input; set it to false, and take smaller micro-batches instead"
+        )
+    if recipe.distribution.strategy == "fsdp":
+        raise PrivacyError(
+            "private training keeps the whole network on every rank; set distribution.strategy "
+            "to ddp"
+        )
     return _recipe_warnings(recipe)
 
 

@@ -29,6 +29,7 @@ from trainer.privacy.ledger import Ledger, read_ledger
 from trainer.privacy.ledger_state import Head
 from trainer.privacy.plan import PrivacyPlan, make_plan
 from trainer.privacy.releases import Releases
+from trainer.recipe.digest import recipe_digest
 from trainer.recipe.parse import LoadedRecipe
 from trainer.recipe.schema import Recipe
 from trainer.reporting.files import write_whole
@@ -50,7 +51,6 @@ class Prepared:
         train: the records, canaries included.
         groups: of each user the indices of their records; None if a record is the unit.
         canaries_digest: of canaries.json; None without canaries.
-        makes_ledger: whether the ledger begins with this run.
     """
 
     run_id: str
@@ -60,7 +60,6 @@ class Prepared:
     train: DataSet
     groups: list[npt.NDArray[np.int64]] | None
     canaries_digest: str | None
-    makes_ledger: bool
 
 
 def prepare(loaded: LoadedRecipe, output: Path, group: Group, data: DataBundle) -> Prepared:
@@ -77,7 +76,7 @@ def prepare(loaded: LoadedRecipe, output: Path, group: Group, data: DataBundle) 
     units = len(train) if groups is None else len(groups)
     known: Any = None
     if group.is_first:
-        known = _planned(recipe, output, ledger, dataset, units)
+        known = _planned(loaded, output, ledger, dataset, units)
     known = group.broadcast(known)
     plan = PrivacyPlan.from_dict(known["plan"])
     if plan.units != units:
@@ -93,18 +92,17 @@ def prepare(loaded: LoadedRecipe, output: Path, group: Group, data: DataBundle) 
         train=train,
         groups=groups,
         canaries_digest=digest,
-        makes_ledger=bool(known["makes_ledger"]),
     )
 
 
-def begin(prepared: Prepared, group: Group, *, step: int, head: dict[str, Any] | None) -> Releases:
+def begin(prepared: Prepared, group: Group, *, step: int, head: Head | None) -> Releases:
     """Open the ledger, and announce what is left of the run.
 
     Args:
         prepared: the run.
         group: the ranks; the first holds the ledger.
         step: updates made before.
-        head: what `Releases.state` said in the checkpoint that the run goes on from.
+        head: where the ledger stood in the checkpoint that the run goes on from.
 
     Raises:
         BudgetExhausted: the owner of the data does not allow all of it.
@@ -112,7 +110,7 @@ def begin(prepared: Prepared, group: Group, *, step: int, head: dict[str, Any] |
     """
     if not group.is_first:
         return Releases(None, prepared.run_id, group)
-    ledger = _open(prepared, head)
+    ledger = Ledger.open(prepared.ledger, since=head)
     left = prepared.plan.steps - step
     try:
         # Of a run that was cut after its last update, nothing is left to announce.
@@ -158,41 +156,63 @@ def _plant(
 
 
 def _planned(
-    recipe: Recipe, output: Path, ledger: Path, dataset: str, units: int
+    loaded: LoadedRecipe, output: Path, ledger: Path, dataset: str, units: int
 ) -> dict[str, Any]:
-    """Return the run's name and plan as JSON, from their file or made anew."""
+    """Return the run's name and plan as JSON, from their file or made anew.
+
+    A run that learned nothing yet may begin again by another recipe; it gets a plan and a
+    name of its own, and what the first one was charged counts as an earlier release.
+    """
+    recipe = loaded.recipe
     path = output / PLAN_FILE
-    if path.exists():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            return {
-                "run_id": str(known["run_id"]),
-                "plan": dict(known["plan"]),
-                "makes_ledger": False,
-            }
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise PrivacyError(
-                f"{path} is damaged: nobody can say what this run promised. Begin a new run in "
-                "another folder (-o)"
-            ) from problem
+    digest = recipe_digest(recipe)
+    known = _read_plan(path) if path.exists() else None
+    if known is not None and known["recipe"] == digest:
+        return known
+    # 1. The plan, with everything that was released before; what cannot be claimed leaves
+    #    nothing behind.
     earlier: tuple[Event, ...] = ()
-    if ledger.exists():
+    begins = not ledger.exists()
+    if begins:
+        _refuse_missing(recipe, ledger, dataset, begun=known is not None)
+    else:
         earlier = read_ledger(ledger).events(dataset, unit=recipe.privacy.unit)
-    elif recipe.privacy.ledger:
+    plan = make_plan(recipe, units, earlier)
+    # 2. The ledger goes before the plan: a plan without one is a ledger that was taken away.
+    if begins:
+        Ledger.create(ledger).close()
+    known = {"run_id": secrets.token_hex(16), "recipe": digest, "plan": plan.to_dict()}
+    write_whole(path, json.dumps(known, indent=1) + "\n")
+    return known
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "run_id": str(known["run_id"]),
+            "recipe": str(known["recipe"]),
+            "plan": dict(known["plan"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise PrivacyError(
+            f"{path} is damaged: nobody can say what this run promised. Begin a new run in "
+            "another folder (-o)"
+        ) from problem
+
+
+def _refuse_missing(recipe: Recipe, ledger: Path, dataset: str, *, begun: bool) -> None:
+    """Refuse a ledger that is missing, unless a run begins with one in its own folder.
+
+    One that is gone took with it what was released, and its owner's budget.
+    """
+    if recipe.privacy.ledger:
         raise LedgerError(
             f"there is no ledger at {ledger}; create it: casemate privacy ledger init {ledger} "
             f"--dataset {dataset} --epsilon E --delta D"
         )
-    plan = make_plan(recipe, units, earlier)
-    known = {"run_id": secrets.token_hex(16), "plan": plan.to_dict()}
-    write_whole(path, json.dumps(known, indent=1) + "\n")
-    return {**known, "makes_ledger": not ledger.exists()}
-
-
-def _open(prepared: Prepared, head: dict[str, Any] | None) -> Ledger:
-    # A ledger is made for a run that begins, in its own folder, and never otherwise: one that
-    # is gone took with it what was released, and its owner's budget.
-    if prepared.makes_ledger:
-        return Ledger.create(prepared.ledger)
-    since = None if head is None else Head(int(head["lines"]), str(head["link"]))
-    return Ledger.open(prepared.ledger, since=since)
+    if begun:
+        raise LedgerError(
+            f"the ledger {ledger} is gone, and with it what this run was charged; restore it, or "
+            "begin a new run in another folder (-o)"
+        )

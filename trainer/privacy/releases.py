@@ -6,8 +6,7 @@ so that every rank makes an update or none does.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from trainer.distribution.group import Group
 from trainer.privacy.errors import BudgetExhausted, LedgerError
@@ -49,22 +48,11 @@ class Releases:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, so that a ledger cut at its end is noticed."""
         if self._ledger is None:
-            return {"run_id": self._run_id}
+            return {}
         head = self._ledger.head
-        return {"run_id": self._run_id, "lines": head.lines, "link": head.link}
+        return {"lines": head.lines, "link": head.link}
 
     def close(self) -> None:
         """Let go of the ledger."""
         if self._ledger is not None:
             self._ledger.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -24,6 +24,7 @@ from trainer.privacy.clipping import Clipping, ClippingKind
 from trainer.privacy.concluding import conclude
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.gradients import PerExampleGradients
+from trainer.privacy.ledger_state import Head
 from trainer.privacy.loader import PrivateLoader
 from trainer.privacy.plan import PrivacyPlan
 from trainer.privacy.preparation import begin, prepare
@@ -49,18 +50,18 @@ class PrivateUpdates:
 
     def __init__(self, loaded: LoadedRecipe, output: Path, group: Group, parts: Assembly) -> None:
         recipe = loaded.recipe
+        if not isinstance(parts.module, Step):
+            raise PrivacyError("private training makes its own sums over ranks: no wrapper may")
+        # What cannot be claimed leaves neither a plan nor a ledger behind.
+        warnings = check_private(recipe, parts.network, parts.data)
         self._prepared = prepare(loaded, output, group, parts.data)
         self.plan = self._prepared.plan
-        self.notes = (*check_private(recipe, parts.network, parts.data), describe(self.plan))
+        self.notes = (*warnings, describe(self.plan))
         self.steps = self.plan.steps
         self.train = self._prepared.train
         self._group = group
         self._recipe = recipe
         self._parts = parts
-        if not isinstance(parts.module, Step):
-            raise PrivacyError(
-                "private training makes its own sums over ranks; set distribution.strategy=ddp"
-            )
         self._gradients = PerExampleGradients(parts.module, parts.network, _clipping(self.plan))
         users = self._prepared.groups
         groups = None if users is None else [records.tolist() for records in users]
@@ -82,11 +83,7 @@ class PrivateUpdates:
             BudgetExhausted, LedgerError: as `preparation.begin`.
             CheckpointError: the checkpoint is of a run without privacy.
         """
-        head: dict[str, Any] | None = None
-        if kept is not None:
-            if not isinstance(kept.get(_KEPT), dict):
-                raise CheckpointError("the checkpoint was not made by a private run")
-            head = dict(kept[_KEPT])
+        head = None if kept is None else _head_in(kept)
         if step == 0:
             self._check_gradients()
         self._releases = begin(self._prepared, self._group, step=step, head=head)
@@ -145,6 +142,15 @@ class PrivateUpdates:
         """See `Updates`."""
         if self._releases is not None:
             self._releases.close()
+
+
+def _head_in(kept: Mapping[str, Any]) -> Head:
+    try:
+        return Head(int(kept[_KEPT]["lines"]), str(kept[_KEPT]["link"]))
+    except (KeyError, TypeError, ValueError) as problem:
+        raise CheckpointError(
+            "the checkpoint does not say where its ledger stood: no private run made it"
+        ) from problem
 
 
 def _clipping(plan: PrivacyPlan) -> Clipping:

@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.trainer.loop.runs import command, load_tiny, run_here, start, write_recipe
+from trainer.data.assemble import build_data
 from trainer.data.tokenizer_training import train_tokenizer
+from trainer.distribution.environment import Ranks
+from trainer.distribution.group import connect
 from trainer.errors import RecipeError
+from trainer.loop.session import run
 from trainer.privacy.errors import BudgetExhausted, LedgerError, PrivacyError
 from trainer.privacy.ledger import Budget, Ledger, read_ledger
-from trainer.privacy.preparation import LEDGER_FILE
+from trainer.privacy.preparation import LEDGER_FILE, PLAN_FILE, begin, prepare
 from trainer.privacy.record import read_report
-from trainer.recipe.parse import LoadedRecipe
+from trainer.recipe.parse import LoadedRecipe, load_recipe
 from trainer.recipe.schema import TokenizerOptions
 
 _PRIVATE = (
@@ -150,14 +155,63 @@ def test_a_ledger_that_a_recipe_names_must_be_there(tmp_path: Path) -> None:
         ("privacy.delta=0.09", "delta"),
         ("batch.sequences=4000", "batch"),
         ("privacy.noise_multiplier=0.1", "epsilon"),
+        ("distribution.strategy=fsdp", "ddp"),
+        ("precision.compile=true", "compile"),
+        ("precision.activation_checkpointing=true", "activation_checkpointing"),
     ],
 )
 def test_what_cannot_be_claimed_is_refused_by_name(
     tmp_path: Path, change: str, reason: str
 ) -> None:
     with pytest.raises(RecipeError, match=reason):
-        run_here(load_private(tmp_path, change), tmp_path / "run")
+        run(load_private(tmp_path, change), tmp_path / "run", quiet=True, environ={})
     assert not (tmp_path / "run" / LEDGER_FILE).exists()
+    assert not (tmp_path / "run" / PLAN_FILE).exists()
+
+
+def test_word_embeddings_are_not_trained_without_the_privacy_that_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "corpus.txt").write_text("the cat sees the dog and the dog sees the cat\n" * 50)
+    overrides = [f"data.train={tmp_path / 'corpus.txt'}", "privacy.enabled=true"]
+    loaded = load_recipe("word-embeddings", overrides)
+    with pytest.raises(PrivacyError, match="word embeddings"):
+        run(loaded, tmp_path / "run", quiet=True, environ={})
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_another_recipe_in_a_folder_that_learned_nothing_gets_a_plan_of_its_own(
+    tmp_path: Path,
+) -> None:
+    # The first one is charged and cut before its first checkpoint.
+    strict = load_private(tmp_path, "privacy.epsilon=1")
+    charge_once(strict, tmp_path / "run")
+    first = plan_of(tmp_path / "run")
+    run_here(load_private(tmp_path, "privacy.epsilon=4"), tmp_path / "run")
+    second = plan_of(tmp_path / "run")
+    assert first["run_id"] != second["run_id"]
+    assert second["plan"]["noise_multiplier"] < first["plan"]["noise_multiplier"]
+    # What the first was charged is not forgotten.
+    assert charged(tmp_path / "run") == 1 + 12
+    assert read_report(tmp_path / "run" / "final").claim.epsilon <= 4.0
+
+
+def charge_once(loaded: LoadedRecipe, output: Path) -> None:
+    """Prepare a run and charge one update of it, as one that dies right then leaves it."""
+    output.mkdir(parents=True)
+    with connect(Ranks(), torch.device("cpu"), 15.0) as group:
+        data = build_data(loaded.recipe, output, None)
+        prepared = prepare(loaded, output, group, data)
+        releases = begin(prepared, group, step=0, head=None)
+        releases.charge(0)
+        releases.close()
+
+
+def plan_of(output: Path) -> dict[str, Any]:
+    found = json.loads((output / PLAN_FILE).read_text())
+    if not isinstance(found, dict):
+        raise TypeError("the plan is no table")
+    return found
 
 
 def test_two_ranks_make_one_private_run(tmp_path: Path) -> None:
