@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from casemate.pages.axis import Axis, tick_text, value_axis
+from casemate.pages.chart import SPAN, frame, height
+from casemate.pages.markup import Markup, element, join
 from trainer.privacy.sections import Curve
-from trainer.reporting.axis import Axis, tick_text, value_axis
-from trainer.reporting.chart import SPAN, frame, height
-from trainer.reporting.markup import Markup, element, join
 
 _TITLE = "Epsilon by delta"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -3,7 +3,7 @@
 Made from `privacy.json` alone, so it says nothing that the record does not. It begins
 with what the claim means in words, then what was tried against it, what it cost, how it
 was done, what it does not cover. It opens offline: no script, nothing from elsewhere, and
-every text of the record is text, never markup (`trainer.reporting.markup`).
+every text of the record is text, never markup (`casemate.pages.markup`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import math
 from pathlib import Path
 from typing import Final
 
+from casemate.pages import numbers
+from casemate.pages.markup import Child, Markup, element, table
+from casemate.pages.page import page, part, tiles
 from trainer.privacy.curve_chart import epsilon_chart
 from trainer.privacy.record import PrivacyReport
 from trainer.privacy.sections import Membership, Utility
-from trainer.reporting import numbers
 from trainer.reporting.files import write_whole
-from trainer.reporting.markup import Child, Markup, element, table
-from trainer.reporting.page import page, part, tiles
 from trainer.reporting.sections import metric_name, metric_text
 
 PAGE_NAME: Final = "privacy.html"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from casemate.pages import numbers
+from casemate.pages.axis import linear_axis
+from casemate.pages.chart import SPAN, frame
+from casemate.pages.markup import Markup, element, join, table
 from trainer.evaluation.metrics import LabelFigures, ReliabilityBin
-from trainer.reporting import numbers
-from trainer.reporting.axis import linear_axis
-from trainer.reporting.chart import SPAN, frame
-from trainer.reporting.markup import Markup, element, join, table
 
 # A larger matrix is no longer read as a picture: the commonest mistakes are listed.
 _MATRIX_LABELS = 20

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from casemate.pages.markup import Child, Markup, element
+from casemate.pages.page import page
 from trainer.reporting import origins, sections
 from trainer.reporting.files import write_whole
-from trainer.reporting.markup import Child, Markup, element
-from trainer.reporting.page import page
 from trainer.reporting.run import RunRecord, read_run
 
 REPORT_FILE = "report.html"

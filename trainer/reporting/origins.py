@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from casemate.pages import numbers
+from casemate.pages.markup import Child, Markup, element, table
+from casemate.pages.page import part
 from trainer.recipe.options import meaning_of
 from trainer.recipe.schema import Recipe
-from trainer.reporting import numbers
-from trainer.reporting.markup import Child, Markup, element, table
-from trainer.reporting.page import part
 from trainer.reporting.run import RunRecord
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from casemate.pages.chart import Point
 from trainer.evaluation.result import EvaluationResult, Sample
 from trainer.reporting.artifacts import read_evaluation, read_samples
-from trainer.reporting.chart import Point
 from trainer.reporting.history import HISTORY_FILE, PLAN_FILE, Entry, plan_from_dict, read_history
 from trainer.reporting.reporter import RunPlan
 

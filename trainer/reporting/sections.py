@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from functools import partial
 
+from casemate.pages import numbers
+from casemate.pages.chart import Series, line_chart
+from casemate.pages.markup import Markup, element, join, table
+from casemate.pages.page import part, tiles
 from trainer.evaluation.result import EvaluationResult
-from trainer.reporting import numbers
-from trainer.reporting.chart import Series, line_chart
 from trainer.reporting.diagrams import confusion_table, label_table, reliability_diagram
-from trainer.reporting.markup import Markup, element, join, table
-from trainer.reporting.page import part, tiles
 from trainer.reporting.run import RunRecord
 
 # Words in the names of metrics that are shares: shown in percent.

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from trainer.reporting import numbers
+from casemate.pages import numbers
 from trainer.reporting.reporter import RunPlan, StepReport, ValidationReport, is_due
 
 # Weight of the newest loss in the smoothed one: about the last 20 reports.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.reporting.parsed import Parsed
+from tests.pages.parsed import Parsed
 from tests.trainer.reporting.runs import plan, tell
 from trainer.evaluation import metrics
 from trainer.evaluation.result import EvaluationResult, Sample

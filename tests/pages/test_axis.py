@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.reporting.axis import linear_axis, steps_axis, tick_text, value_axis
+from casemate.pages.axis import linear_axis, steps_axis, tick_text, value_axis
 
 finite = st.one_of(st.just(0.0), st.floats(1e-9, 1e9), st.floats(-1e9, -1e-9))
 

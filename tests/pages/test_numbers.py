@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.reporting import numbers
+from casemate.pages import numbers
 
 
 @pytest.mark.parametrize(

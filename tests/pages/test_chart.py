@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.reporting.parsed import Parsed
-from trainer.reporting.chart import Series, line_chart, smooth, thin
+from casemate.pages.chart import Series, line_chart, smooth, thin
+from tests.pages.parsed import Parsed
 
 curves = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=2000).map(
     lambda values: [(float(at), value) for at, value in enumerate(values)]

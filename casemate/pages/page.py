@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer.reporting.markup import Child, Markup, element, escape, join
+from casemate.pages.markup import Child, Markup, element, escape, join
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 

@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trainer.reporting import numbers
-from trainer.reporting.axis import Axis, steps_axis, tick_text, value_axis
-from trainer.reporting.markup import Child, Markup, element, join
+from casemate.pages import numbers
+from casemate.pages.axis import Axis, steps_axis, tick_text, value_axis
+from casemate.pages.markup import Child, Markup, element, join
 
 Point = tuple[float, float]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.reporting import numbers
+from casemate.pages import numbers
 
 # A range of more than this factor is easier to read on a logarithmic axis.
 _LOGARITHMIC_FROM = 25.0

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.reporting.parsed import Parsed
-from trainer.reporting.markup import element, escape, join, table
+from casemate.pages.markup import element, escape, join, table
+from tests.pages.parsed import Parsed
 
 
 def test_an_element() -> None:
