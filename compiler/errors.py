@@ -2,7 +2,13 @@
 
 CasemateError
 └── UsageError
-    └── SourceError     what was given cannot become a bundle; says why and what to do
+    ├── SourceError     what was given cannot become a bundle; says why and what to do
+    ├── PassError       a graph pass is out of order or changed what the graph computes
+    ├── TargetError     a target that is unknown, or badly described; names the field
+    ├── SearchError     a search that cannot go on: a damaged journal, no time, nothing to try
+    │   └── PromiseError    no candidate keeps the promised quality; names the closest
+    ├── ReportError     a compilation.json that breaks its format; names the field
+    └── QuantizationError  a plan that means nothing, or data that does not fit it
 """
 
 from __future__ import annotations
@@ -12,3 +18,27 @@ from security.errors import UsageError
 
 class SourceError(UsageError):
     """A source cannot become a bundle; the message names the file and the way out."""
+
+
+class PassError(UsageError):
+    """A graph pass is out of order, or changed what the graph computes; names the pass."""
+
+
+class QuantizationError(UsageError):
+    """A quantization plan is not valid, or does not fit the model or the calibration data."""
+
+
+class TargetError(UsageError):
+    """A target is not known or not described as it must be; names the field."""
+
+
+class SearchError(UsageError):
+    """A search cannot start or go on; says why and what to do."""
+
+
+class PromiseError(SearchError):
+    """No candidate keeps the promised quality; names the closest one and its figures."""
+
+
+class ReportError(UsageError):
+    """A record of a compilation is not of its format; names the field."""
