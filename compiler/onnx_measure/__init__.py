@@ -1,0 +1,1 @@
+"""Speed and quality of ONNX graphs, each measured in a process of its own."""
