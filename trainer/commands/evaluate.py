@@ -80,7 +80,7 @@ def command(
     for path in paths:
         if not Path(path).exists():
             raise UsageError(f"there is no file or directory {path}")
-    data = _data_options(folder, [word for word in words if word not in paths])
+    data = data_options(folder, [word for word in words if word not in paths])
 
     from trainer.evaluation.checkpoint import evaluate_checkpoint
 
@@ -115,7 +115,7 @@ def model_folder(folder: Path) -> Path:
     raise UsageError(f"{folder} has no {_CONFIG_FILE}; a checkpoint is a model directory")
 
 
-def _data_options(folder: Path, overrides: Sequence[str]) -> DataOptions | None:
+def data_options(folder: Path, overrides: Sequence[str]) -> DataOptions | None:
     """Return how to read the data, or None where the checkpoint decides alone.
 
     Raises:

@@ -201,3 +201,54 @@ def audit_command(*, checkpoint: Path, as_json: bool, **options: Any) -> None:
     emit(as_json, found, render_audit)
     if found["contradicted"]:
         raise SystemExit(1)
+
+
+@command.command("compare")
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("words", nargs=-1, metavar="[data.KEY=VALUE]...")
+@click.option(
+    "--twin",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The same run without privacy; left out, the command that makes it is named.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="File or directory that neither was trained on.",
+)
+@click.option("--group-field", default="", help="Compare by the values of this field, too.")
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="For text: the model that both began with, to say how much of the gain is kept.",
+)
+@click.option("--record", is_flag=True, help="Put what was found into its privacy.json.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="At a time.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
+)
+@json_option
+def compare_command(
+    *, checkpoint: Path, words: tuple[str, ...], as_json: bool, **options: Any
+) -> None:
+    """Say what privacy cost CHECKPOINT, a private run or model, beside its twin.
+
+    The twin is what the same recipe gives without privacy. Both are measured on the same
+    examples, over all and for each label, with intervals; whom privacy costs more than the
+    rest is said. --record puts it into privacy.json and privacy.html.
+
+    \b
+    Example:
+      casemate finetune runs/tickets/recipe.toml privacy.enabled=false -o runs/tickets-twin
+      casemate privacy compare runs/tickets --twin runs/tickets-twin --data test.tsv --record
+    """
+    from trainer.commands.privacy_compare import compare_of, render_compare
+
+    with progress("loading") as relabel:
+        found, utility = compare_of(checkpoint, overrides=words, **options, progress=relabel)
+    emit(as_json, found, lambda data: render_compare(data, utility))

@@ -79,11 +79,11 @@ def audit_of(
         progress=lambda done, total: progress(f"attacking {done:,} of {total:,} records"),
     )
     if record and report is not None:
-        _keep(folder, with_audit(report, result.to_dict()))
+        keep_report(folder, with_audit(report, result.to_dict()))
     return {"checkpoint": str(folder), **result.to_dict()}
 
 
-def _keep(folder: Path, report: PrivacyReport) -> None:
+def keep_report(folder: Path, report: PrivacyReport) -> None:
     """Replace a checkpoint's report, and the page of the run it lies in."""
     write_report(folder, report)
     if (folder.parent / RECIPE_FILE).is_file():

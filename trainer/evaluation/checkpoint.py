@@ -57,7 +57,7 @@ def evaluate_checkpoint(
     checkpoint = open_checkpoint(folder, device)
     wanted = objective or own_objective(checkpoint)
     require_fit(checkpoint, wanted.kind)
-    options = _fitting(checkpoint, data)
+    options = fitting(checkpoint, data)
     # A folder on the disk that will hold the shards only while they are read.
     with tempfile.TemporaryDirectory(prefix="casemate-evaluate-") as scratch:
         dataset = evaluation_data(
@@ -86,7 +86,7 @@ def own_objective(checkpoint: OpenCheckpoint) -> ObjectiveOptions:
     return ObjectiveOptions(kind=kind_of(checkpoint.network))
 
 
-def _fitting(checkpoint: OpenCheckpoint, data: DataOptions | None) -> DataOptions:
+def fitting(checkpoint: OpenCheckpoint, data: DataOptions | None) -> DataOptions:
     """Return the options with sequences no longer than the network has positions for."""
     if data is None:
         data = checkpoint.recipe.data if checkpoint.recipe is not None else DataOptions()

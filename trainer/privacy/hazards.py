@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from trainer.privacy.disparity import disparity_words
 from trainer.privacy.record import PrivacyReport
 from trainer.privacy.sections import Hazard
 
@@ -157,12 +158,13 @@ def _utility(report: PrivacyReport) -> str:
     utility = report.utility
     if utility is None:
         return "What privacy cost was not measured."
-    text = f"{utility.metric}: {utility.private:.4g} with privacy"
-    if utility.twin is not None:
-        text += f", {utility.twin:.4g} without"
+    text = f"{utility.metric}: {utility.private:.4g} with privacy, {utility.twin:.4g} without"
+    if utility.kept is not None:
+        text += f" ({utility.kept:.0%} of the gain is kept)"
     if not utility.groups:
         return f"{text}. By group it was not measured: noise weighs more on small groups."
-    return f"{text}; the table has it by group, for noise weighs more on small groups."
+    unequal = disparity_words(utility) or ("No group that was measured loses more than all do.",)
+    return " ".join((f"{text}.", *unequal))
 
 
 def _trust(report: PrivacyReport) -> str:

@@ -39,6 +39,7 @@ from trainer.privacy.sections import (
     Claim,
     Composition,
     Evidence,
+    GroupUtility,
     Hazard,
     Mechanism,
     ModelIdentity,
@@ -113,7 +114,7 @@ def decode_report(data: bytes) -> PrivacyReport:
 
 
 def _check(report: PrivacyReport) -> None:
-    """Refuse what each key allows and together cannot be (rules 2.5, 2.6 and 2.8)."""
+    """Refuse what each key allows and together cannot be (rules 2.5, 2.6, 2.8, 2.9)."""
     text(report.created, "created", TIME)
     curve, evidence, mechanism = report.accounting.curve, report.evidence, report.mechanism
     if any(len(each) != len(curve.deltas) for each in (curve.pld, curve.rdp, curve.prv)):
@@ -127,10 +128,24 @@ def _check(report: PrivacyReport) -> None:
         raise CheckpointError("evidence.audit: an audit needs canaries_sha256")
     if not 0 < mechanism.sampling_probability <= 1:
         raise CheckpointError("mechanism.sampling_probability: must be above 0, at most 1")
+    if report.utility is not None:
+        _check_utility(report.utility)
     if report.claim.delta * mechanism.units > 1:
         raise CheckpointError("claim.delta: is above 1/mechanism.units, which protects nobody")
     if report.claim.sampling == "poisson" and mechanism.cap is not None:
         raise CheckpointError("mechanism.cap: the claim's sampling has no cap")
+
+
+def _check_utility(utility: Utility) -> None:
+    """Refuse intervals without two ends, and shares without an interval (rule 2.9)."""
+    text(utility.twin_sha256, "utility.twin_sha256", SHA256)
+    measured: tuple[Utility | GroupUtility, ...] = (utility, *utility.groups)
+    for each in measured:
+        for interval in (each.private_interval, each.twin_interval, each.cost_interval):
+            if len(interval) != 2 or interval[0] > interval[1]:
+                raise CheckpointError("utility: an interval is no [low, high]")
+    if len(utility.kept_interval) != (0 if utility.kept is None else 2):
+        raise CheckpointError("utility.kept_interval: must stand beside utility.kept")
 
 
 def read_report(folder: Path) -> PrivacyReport:

@@ -17,7 +17,8 @@ from casemate.pages.markup import Child, Markup, element, table
 from casemate.pages.page import page, part, tiles
 from trainer.privacy.curve_chart import epsilon_chart
 from trainer.privacy.record import PrivacyReport
-from trainer.privacy.sections import Membership, Utility
+from trainer.privacy.sections import Membership
+from trainer.privacy.utility_part import utility_part
 from trainer.reporting.files import write_whole
 from trainer.reporting.sections import metric_name, metric_text
 
@@ -42,7 +43,7 @@ def render_privacy_page(report: PrivacyReport) -> str:
         _tiles(report),
         _curve(report),
         _evidence(report),
-        _utility(report.utility),
+        utility_part(report.utility),
         _mechanism(report),
         _composition(report),
         _not_protected(report),
@@ -118,8 +119,7 @@ def _tiles(report: PrivacyReport) -> Markup:
         found.append(("Audit", f"{audit.lower_bound:.3g}", remark))
     if report.utility is not None:
         name = metric_name(report.utility.metric)
-        twin = report.utility.twin
-        other = "" if twin is None else f"{metric_text(name, twin)} without privacy"
+        other = f"{metric_text(name, report.utility.twin)} without privacy"
         value = metric_text(name, report.utility.private)
         found.append((name[:1].upper() + name[1:], value, other))
     return element("div", tiles(found), class_="above")
@@ -192,31 +192,6 @@ def _membership_rows(name: str, found: Membership | None) -> list[tuple[Child, .
             f"false alarms in fact: {100 * found.fpr:.1f}%",
         ),
     ]
-
-
-def _utility(utility: Utility | None) -> Markup | None:
-    if utility is None:
-        return None
-    name = metric_name(utility.metric)
-
-    def shown(value: float | None) -> str:
-        return "–" if value is None else metric_text(name, value)
-
-    rows: list[tuple[Child, ...]] = [("All", "", shown(utility.private), shown(utility.twin))]
-    rows += [
-        (element("bdi", each.name), f"{each.examples:,}", shown(each.private), shown(each.twin))
-        for each in utility.groups
-    ]
-    if utility.chance is not None:
-        rows.append(("Knowing nothing", "", shown(utility.chance), ""))
-    direction = "Higher" if utility.higher_is_better else "Lower"
-    said = f"{direction} is better. Noise weighs more on groups with few examples."
-    heading = (name[:1].upper() + name[1:], "Examples", "With privacy", "Without")
-    return part(
-        "What privacy cost",
-        element("p", said),
-        table(heading, rows, class_="numbers"),
-    )
 
 
 def _mechanism(report: PrivacyReport) -> Markup:

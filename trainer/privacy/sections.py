@@ -209,32 +209,51 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class GroupUtility:
-    """One part of the validation data."""
+    """One part of the data that utility was measured on; fields as in `Utility`."""
 
     name: str
     examples: int
     private: float
-    twin: float | None
+    private_interval: tuple[float, ...]
+    twin: float
+    twin_interval: tuple[float, ...]
+    cost_interval: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Utility:
-    """What privacy cost.
+    """What privacy cost; intervals are [low, high].
 
     Attributes:
-        metric: its name, such as "accuracy".
+        metric: its name: "accuracy", or "loss" in nats for a target.
         higher_is_better: how to read it.
+        examples: that both models were measured on.
+        confidence: of every interval.
         private: of this model.
-        twin: of the model that the same recipe gives without privacy; None if not trained.
-        chance: of a model that knows nothing; None if not known.
+        private_interval: of that figure.
+        twin: of the model that the same recipe gives without privacy.
+        twin_interval: of that figure.
+        twin_sha256: digest of the twin's weights.
+        cost_interval: of how much better the twin is, on the same examples.
+        chance: of a model that learned nothing; None if not known.
+        kept: share of the twin's gain over `chance` that this model has; None without one.
+        kept_interval: of that share; empty without one.
         groups: the same by part of the data.
     """
 
     metric: str
     higher_is_better: bool
+    examples: int
+    confidence: float
     private: float
-    twin: float | None
+    private_interval: tuple[float, ...]
+    twin: float
+    twin_interval: tuple[float, ...]
+    twin_sha256: str
+    cost_interval: tuple[float, ...]
     chance: float | None
+    kept: float | None
+    kept_interval: tuple[float, ...]
     groups: tuple[GroupUtility, ...]
 
 

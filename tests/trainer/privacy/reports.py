@@ -114,7 +114,24 @@ def report(folder: Path | None = None, **changes: Any) -> PrivacyReport:
             calibrated=True,
         ),
         utility=Utility(
-            "accuracy", True, 0.87, 0.91, 0.5, (GroupUtility("long texts", 120, 0.81, 0.9),)
+            metric="accuracy",
+            higher_is_better=True,
+            examples=900,
+            confidence=0.95,
+            private=0.87,
+            private_interval=(0.85, 0.89),
+            twin=0.91,
+            twin_interval=(0.89, 0.93),
+            twin_sha256=DIGEST,
+            cost_interval=(0.02, 0.06),
+            chance=0.5,
+            kept=0.9024,
+            kept_interval=(0.86, 0.95),
+            groups=(
+                GroupUtility(
+                    "long texts", 120, 0.81, (0.73, 0.87), 0.9, (0.83, 0.94), (0.05, 0.13)
+                ),
+            ),
         ),
         not_protected=NOT_PROTECTED,
         hazards=(),
