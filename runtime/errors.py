@@ -6,6 +6,7 @@
             ├── SettingsError    a limit of the workers is out of range
             ├── SandboxError     a layer of the sandbox is missing and nobody opted out
             ├── FrameError       a frame between front and worker is malformed or too large
+            ├── NoVariant        no variant of a bundle suits this processor
             ├── WorkerGone       the worker died or is restarting (.retry_after_ms)
             └── WorkFailed       the worker refused or could not do this one request
 
@@ -67,6 +68,13 @@ class SandboxError(WorkerError):
 
 class FrameError(WorkerError):
     """A frame between front and worker is malformed, cut short or too large."""
+
+
+class NoVariant(WorkerError):
+    """No variant of a bundle suits this processor; the message says what each needs."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, FailureReason.LOAD)
 
 
 class WorkerGone(WorkerError):

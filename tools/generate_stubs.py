@@ -59,7 +59,8 @@ def generate(destination: Path) -> None:
         raise SystemExit(f"protoc failed with exit code {code}")
     for package in _PACKAGES:
         (destination / package / "__init__.py").write_text(_PACKAGE_DOC)
-    for stub in destination.rglob("*_pb2*.py*"):
+    # Not "*.py*": where the stubs have been imported, compiled ones lie beside them.
+    for stub in [*destination.rglob("*_pb2*.py"), *destination.rglob("*_pb2*.pyi")]:
         text = stub.read_text()
         text = _IMPORT.sub(r"from casemate.pb.\1 import", text)
         text = _VERSION_LINES.sub("", text)

@@ -64,8 +64,11 @@ def render(data: dict[str, Any]) -> None:
     )
     click.echo("")
     table(
-        ["variant", "backend", "file"],
-        [[v["id"], v["backend"], v["file"]] for v in manifest["variants"]],
+        ["variant", "backend", "needs", "file"],
+        [
+            [v["id"], v["backend"], v.get("requires", {}).get("cpu", "any cpu"), v["file"]]
+            for v in manifest["variants"]
+        ],
     )
     click.echo("")
     table(

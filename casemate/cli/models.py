@@ -79,6 +79,7 @@ def version_data(version: VersionInfo) -> dict[str, Any]:
         "since_ms": version.since_ms,
         "reason": version.reason,
         "privacy": version.privacy and asdict(version.privacy),
+        "variant": version.variant,
     }
 
 
@@ -129,6 +130,14 @@ def since(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def variant_text(variant: dict[str, Any], running: str) -> str:
+    """Return "fast (llama.cpp, for x86-64-v3, runs here)"."""
+    needs = variant.get("requires", {}).get("cpu")
+    told = [variant["backend"], *([f"for {needs}"] if needs else [])]
+    told += ["runs here"] if variant["id"] == running else []
+    return f"{variant['id']} ({', '.join(told)})"
+
+
 def _loaded(version: dict[str, Any]) -> bool:
     return version["state"] in {"live", "previous"}
 
@@ -150,7 +159,9 @@ def _render_one(data: dict[str, Any]) -> None:
             "context": f"{data['context_tokens']} tokens, {data['max_sequences']} sequences",
             "license": manifest.get("license"),
             "privacy": long_claim(_described(data)["privacy"]),
-            "variants": [f"{each['id']} ({each['backend']})" for each in manifest["variants"]],
+            "variants": [
+                variant_text(each, _described(data)["variant"]) for each in manifest["variants"]
+            ],
         }
     )
     click.echo()

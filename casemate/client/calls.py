@@ -306,6 +306,7 @@ def _version(message: model_pb2.ModelVersion) -> types.VersionInfo:
         message.reason,
         message.ready,
         _privacy(message.privacy) if message.HasField("privacy") else None,
+        message.variant,
     )
 
 

@@ -165,7 +165,8 @@ class PrivacyInfo:
 class VersionInfo:
     """One version of a model; state is "live", "previous", "staged", ...
 
-    `privacy` is None where the bundle makes no claim, or is not loaded.
+    `privacy` is None where the bundle makes no claim, or is not loaded. `variant` is the
+    id of the one that the appliance chose by its processor, or "" while none is loaded.
     """
 
     version: str
@@ -176,6 +177,7 @@ class VersionInfo:
     reason: str
     ready: bool
     privacy: PrivacyInfo | None = None
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,11 +65,12 @@ def install_offline(
     """Verify a bundle and stage it in a store that no appliance has open.
 
     Raises:
-        BundleError, ModelNotAdmitted, PolicyError, StoreError: nothing is staged.
+        BundleError, ModelNotAdmitted, NoVariant, PolicyError, StoreError: nothing is staged.
     """
     from runtime.models.admission import require_admission, standing_of
     from runtime.policy import load_policy
     from runtime.probes import probes_of
+    from runtime.worker.variant import choose_variant, this_cpu
     from security.bundle.opening import Trust, open_bundle
 
     with open_bundle(bundle, Trust.load(config.signers)) as verified:
@@ -77,6 +78,7 @@ def install_offline(
         manifest = verified.manifest
         policy = load_policy(config.policy)
         require_admission(policy, manifest.name, manifest.version, standing_of(verified))
+        choose_variant(manifest, this_cpu())
         record = store.stage(verified, awaiting_start=not stage_only)
     return {"model": record.name, **record_data(record), "probes_passed": 0}
 

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from runtime.errors import FailureReason, WorkerGone, WorkFailed
+from runtime.errors import FailureReason, NoVariant, WorkerGone, WorkFailed
 from runtime.front.failures import known_field, own_words
 from runtime.models.errors import (
     CatalogBusy,
@@ -190,6 +190,9 @@ def _of_catalog(error: CasemateError) -> Refusal:
         case ModelNotAdmitted():
             # Made of fixed words and the numbers of a claim; an operator has to see why.
             known = Refusal(code.FAILED_PRECONDITION, "NOT_ADMITTED", str(error), field="model")
+        case NoVariant():
+            # For operators: made of levels and features, which say what to compile for.
+            known = Refusal(code.FAILED_PRECONDITION, "NO_VARIANT", str(error))
         case CatalogBusy():
             message = "another operation on this model is running"
             known = Refusal(code.ABORTED, "MODEL_BUSY", message, retry_after_seconds=2.0)

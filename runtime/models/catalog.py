@@ -42,12 +42,12 @@ from runtime.models.errors import (
 from runtime.models.host import HostFactory
 from runtime.models.lifecycle import Lifecycle
 from runtime.models.loaded import LoadedVersion, ServedVersion
-from runtime.models.messages import model_message, version_message
-from runtime.policy.admission import PrivacyStanding
+from runtime.models.messages import Facts, model_message, version_message
 from runtime.probes import probes_of
 from runtime.store.errors import StoreError
 from runtime.store.state import State, VersionRecord
 from runtime.store.store import Store
+from runtime.worker.variant import choose_variant, this_cpu
 from security.bundle.opening import Trust, open_bundle
 from security.errors import CasemateError
 from security.identity.profile import utc_now
@@ -190,6 +190,7 @@ class ModelCatalog:
             NotPossible: `incoming` is no name of a folder there.
             BundleError: the bundle does not verify, or has no probes.
             ModelNotAdmitted: the policy does not admit it; it is not even staged.
+            NoVariant: no variant suits this processor; it is not even staged.
             StoreError, ProbesFailed, CatalogBusy: the live version stays as it was.
         """
         return await self._outliving(self._install(incoming, stage_only))
@@ -240,6 +241,7 @@ class ModelCatalog:
             probes_of(bundle)  # a bundle that could never go live is not even staged
             standing = await asyncio.to_thread(standing_of, bundle)
             require_admission(self._policy(), name, bundle.manifest.version, standing)
+            choose_variant(bundle.manifest, this_cpu())
             async with self._exclusive(name):
                 record = await asyncio.to_thread(self._store.stage, bundle)
                 if not stage_only and not self._is_live(record):
@@ -305,20 +307,20 @@ class ModelCatalog:
         return record.state is State.LIVE and self._lifecycle.find(*record.key) is not None
 
     def _is_ready(self, record: VersionRecord) -> bool:
-        return self._facts(record)[0]
+        return self._facts(record).ready
 
-    def _facts(self, record: VersionRecord) -> tuple[bool, PrivacyStanding]:
-        """Whether a version answers (it is loaded, runs and is admitted), and its claim."""
+    def _facts(self, record: VersionRecord) -> Facts:
+        """What is known of a version: all of it only while it is loaded."""
         loaded = self._lifecycle.find(*record.key)
         if loaded is None:
-            return False, PrivacyStanding()
+            return Facts()
         policy, privacy = self._policy(), loaded.served.privacy
         admitted = policy is None or not policy.refusal(record.name, privacy)
-        return loaded.served.host.ready and admitted, privacy
+        ready = loaded.served.host.ready and admitted
+        return Facts(ready, privacy, loaded.served.variant.id)
 
     def _message(self, record: VersionRecord) -> model_pb2.ModelVersion:
-        ready, privacy = self._facts(record)
-        return version_message(record, ready=ready, privacy=privacy)
+        return version_message(record, self._facts(record))
 
     def _model(self, name: str) -> model_pb2.Model:
         return model_message(name, self._store.versions(name), self._facts)

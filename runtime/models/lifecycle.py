@@ -22,6 +22,7 @@ from runtime.probes import run_probes
 from runtime.store.errors import StoreError
 from runtime.store.state import Key, State, VersionRecord
 from runtime.store.store import Store
+from runtime.worker.variant import choose_variant, this_cpu
 from security.bundle.opening import Trust, VerifiedBundle, open_bundle
 from security.errors import BundleError, CasemateError
 
@@ -148,11 +149,13 @@ class Lifecycle:
                     f"{record.name} {record.version}: the stored bundle is not the one journaled",
                 )
             self._admit(record, await asyncio.to_thread(standing_of, bundle))
+            variant = choose_variant(bundle.manifest, this_cpu())
+            bundle = bundle.keep_variant(variant.id)
             host = await self._hosts(bundle)
         except BaseException:
             bundle.close()
             raise
-        loaded = LoadedVersion(bundle, host)
+        loaded = LoadedVersion(bundle, host, variant)
         self._loaded[record.key] = loaded
         return loaded
 

@@ -16,7 +16,7 @@ from runtime.models.admission import standing_of
 from runtime.models.host import Host
 from runtime.policy.admission import PrivacyStanding
 from runtime.probes import probes_of
-from security.bundle.manifest import BundleManifest
+from security.bundle.manifest import BundleManifest, Variant
 from security.bundle.opening import VerifiedBundle
 
 
@@ -31,6 +31,7 @@ class ServedVersion:
         manifest: the signed manifest.
         manifest_json: its canonical bytes, as signed.
         host: takes the work.
+        variant: the one of the bundle's variants that runs here.
         privacy: what the bundle says of its model's privacy.
     """
 
@@ -40,13 +41,14 @@ class ServedVersion:
     manifest: BundleManifest
     manifest_json: bytes = field(repr=False)
     host: Host = field(repr=False)
+    variant: Variant
     privacy: PrivacyStanding = field(default_factory=PrivacyStanding)
 
 
 class LoadedVersion:
     """A served version with its bundle and its leases. Used in one event loop only."""
 
-    def __init__(self, bundle: VerifiedBundle, host: Host) -> None:
+    def __init__(self, bundle: VerifiedBundle, host: Host, variant: Variant) -> None:
         manifest = bundle.manifest
         self.served = ServedVersion(
             name=manifest.name,
@@ -55,6 +57,7 @@ class LoadedVersion:
             manifest=manifest,
             manifest_json=bundle.files["bundle.json"].read(),
             host=host,
+            variant=variant,
             privacy=standing_of(bundle),
         )
         self.probes = probes_of(bundle)

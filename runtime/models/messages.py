@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from casemate.pb.casemate.v1 import model_pb2
@@ -23,13 +24,24 @@ _STATES: Mapping[State, model_pb2.VersionState] = MappingProxyType(
 )
 
 
-Facts = Callable[[VersionRecord], tuple[bool, PrivacyStanding]]
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a version beyond the journal.
+
+    Attributes:
+        ready: whether it answers: it is loaded, runs and is admitted.
+        privacy: its claim; nothing while it is not loaded.
+        variant: id of the variant that runs here, or "" while it is not loaded.
+    """
+
+    ready: bool = False
+    privacy: PrivacyStanding = field(default_factory=PrivacyStanding)
+    variant: str = ""
 
 
-def version_message(
-    record: VersionRecord, *, ready: bool, privacy: PrivacyStanding
-) -> model_pb2.ModelVersion:
+def version_message(record: VersionRecord, facts: Facts) -> model_pb2.ModelVersion:
     """Return one version as a message."""
+    claim = facts.privacy.claim
     return model_pb2.ModelVersion(
         version=record.version,
         state=_STATES[record.state],
@@ -37,8 +49,9 @@ def version_message(
         security_epoch=record.security_epoch,
         since_ms=record.since_ms,
         reason=record.reason,
-        ready=ready,
-        privacy=None if privacy.claim is None else claim_message(privacy.claim),
+        ready=facts.ready,
+        privacy=None if claim is None else claim_message(claim),
+        variant=facts.variant,
     )
 
 
@@ -54,20 +67,19 @@ def claim_message(claim: PrivacyClaim) -> model_pb2.PrivacyClaim:
     )
 
 
-def model_message(name: str, records: Iterable[VersionRecord], facts: Facts) -> model_pb2.Model:
+def model_message(
+    name: str, records: Iterable[VersionRecord], facts: Callable[[VersionRecord], Facts]
+) -> model_pb2.Model:
     """Return one model as a message.
 
     Args:
         name: the model's.
         records: its versions, newest state change first.
-        facts: tells of a version whether it can answer, and its privacy claim.
+        facts: tells what is known of a version.
     """
-    listed = [(record, *facts(record)) for record in records]
+    listed = list(records)
     return model_pb2.Model(
         name=name,
-        task=listed[0][0].task if listed else "",
-        versions=[
-            version_message(record, ready=ready, privacy=privacy)
-            for record, ready, privacy in listed
-        ],
+        task=listed[0].task if listed else "",
+        versions=[version_message(record, facts(record)) for record in listed],
     )

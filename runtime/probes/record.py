@@ -16,12 +16,14 @@ from typing import Any
 from casemate.client.tensors import BYTES, FORMATS
 from casemate.pb.casemate.v1 import text_pb2
 from casemate.pb.casemate.worker.v1 import worker_pb2
+from runtime.errors import NoVariant
 from runtime.probes.compare import compare
 from runtime.probes.model import PROBES_FILE, Probe, encode_probes
 from runtime.probes.outcome import Outcome, ask
 from runtime.worker.settings import WorkerConfig
 from runtime.worker.supervisor import WorkerProcess
-from security.bundle.manifest import BundleManifest
+from runtime.worker.variant import choose_variant, this_cpu
+from security.bundle.manifest import BundleManifest, Variant
 from security.bundle.opening import open_unsigned
 from security.errors import BundleError
 from security.files import write_atomic
@@ -64,7 +66,7 @@ def record(folder: Path, config: WorkerConfig | None = None) -> tuple[Probe, ...
 async def _record(folder: Path, config: WorkerConfig) -> tuple[Probe, ...]:
     bundle = await asyncio.to_thread(open_unsigned, folder)
     with bundle:
-        worker = await WorkerProcess.start(bundle, config)
+        worker = await WorkerProcess.start(bundle, config, _recorded_with(bundle.manifest))
         try:
             probes = []
             for number, (kind, request) in enumerate(_requests(bundle.manifest, worker.ready), 1):
@@ -77,6 +79,18 @@ async def _record(folder: Path, config: WorkerConfig) -> tuple[Probe, ...]:
         finally:
             await worker.kill()
     return tuple(probes)
+
+
+def _recorded_with(manifest: BundleManifest) -> Variant:
+    """Return what this processor would run; for another one's bundle, the last variant.
+
+    A model file runs wherever its backend does: what a variant needs keeps an appliance
+    from one that would be slow or inexact there. The last is the least demanding.
+    """
+    try:
+        return choose_variant(manifest, this_cpu())
+    except NoVariant:
+        return manifest.variants[-1]
 
 
 def _requests(

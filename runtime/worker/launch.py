@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from casemate.pb.casemate.worker.v1 import worker_pb2
 from runtime.worker.settings import WorkerConfig
-from security.bundle.manifest import encode_manifest
+from security.bundle.manifest import Variant, encode_manifest
 from security.bundle.opening import VerifiedBundle
 
 _SOCKET_BUFFER_BYTES = 1 << 20
@@ -124,7 +124,7 @@ def _arguments(
 
 
 def load_message(
-    bundle: VerifiedBundle, descriptors: dict[str, int], config: WorkerConfig
+    bundle: VerifiedBundle, variant: Variant, descriptors: dict[str, int], config: WorkerConfig
 ) -> worker_pb2.LoadModel:
     """Return the first message to a worker: the manifest, the descriptors, the capacity."""
     manifest = bundle.manifest
@@ -132,7 +132,7 @@ def load_message(
     sequences = min(filter(None, (config.max_sequences, limits.max_sequences)), default=1)
     return worker_pb2.LoadModel(
         bundle_json=encode_manifest(manifest),
-        variant=manifest.variants[0].id,
+        variant=variant.id,
         descriptors=descriptors,
         threads=config.effective_threads,
         kv_tokens=config.kv_tokens,

@@ -32,6 +32,8 @@ from runtime.worker.inside import Inside
 from runtime.worker.launch import Child, launch, load_message
 from runtime.worker.settings import WorkerConfig
 from runtime.worker.streams import WorkStream, failure_from_wire
+from runtime.worker.variant import choose_variant, this_cpu
+from security.bundle.manifest import Variant
 from security.bundle.opening import VerifiedBundle
 
 _RETRY_AFTER_MS = 500
@@ -68,14 +70,22 @@ class WorkerProcess:
         loop.add_reader(child.pidfd, self._on_exit)
 
     @classmethod
-    async def start(cls, bundle: VerifiedBundle, config: WorkerConfig) -> WorkerProcess:
-        """Start a worker for the bundle's first variant and wait until it is ready.
+    async def start(
+        cls, bundle: VerifiedBundle, config: WorkerConfig, variant: Variant | None = None
+    ) -> WorkerProcess:
+        """Start a worker for one variant and wait until it is ready.
+
+        Args:
+            bundle: verified content; stays open for as long as the worker may be started.
+            config: limits of the worker.
+            variant: which one; None takes the one that suits this processor.
 
         Raises:
+            NoVariant: none suits this processor.
             WorkerError: the process could not start, the sandbox could not be closed, the
                 model could not be loaded (reason LOAD), or it took too long.
         """
-        variant = bundle.manifest.variants[0]
+        variant = variant or choose_variant(bundle.manifest, this_cpu())
         names = [variant.file]
         if bundle.manifest.tokenizer is not None:
             names.append(bundle.manifest.tokenizer.file)
@@ -87,7 +97,7 @@ class WorkerProcess:
         self = cls(child, config, f"worker of {bundle.manifest.name} {bundle.manifest.version}")
         try:
             await self._connect()
-            self._send(worker_pb2.ToWorker(load=load_message(bundle, descriptors, config)))
+            self._send(worker_pb2.ToWorker(load=load_message(bundle, variant, descriptors, config)))
             async with asyncio.timeout(config.start_timeout_seconds):
                 either: set[asyncio.Future[Any]] = {self._ready, self.closed}
                 await asyncio.wait(either, return_when="FIRST_COMPLETED")

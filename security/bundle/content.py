@@ -66,7 +66,9 @@ class VerifiedFile:
         size_bytes: its size.
         sha256: its digest, hexadecimal.
         fd: a read-only, close-on-exec descriptor of a memory file that nobody can
-            change; it belongs to the bundle, which closes it.
+            change; it belongs to the bundle, which closes it. -1 once the content was let
+            go (`VerifiedBundle.keep_variant`): what was checked is then known by its
+            digest alone.
     """
 
     name: str
@@ -78,8 +80,11 @@ class VerifiedFile:
         """Return the whole content.
 
         Raises:
-            BundleError: "oversized": it has more than `max_bytes`.
+            BundleError: "oversized": it has more than `max_bytes`; "released": it was
+                let go.
         """
+        if self.fd < 0:
+            raise BundleError("released", f"{printable(self.name)} was let go after its check")
         if self.size_bytes > max_bytes:
             raise BundleError(
                 "oversized",

@@ -119,6 +119,10 @@ class Fields:
             raise FieldError(f"{self._path}{name}: must be true or false")
         return value
 
+    def has(self, name: str) -> bool:
+        """Tell whether the field is there; only asking for it counts as reading it."""
+        return name in self._values
+
     def is_null(self, name: str) -> bool:
         """Tell whether the field is null; a null counts as read."""
         if name not in self._values:

@@ -39,6 +39,7 @@ MAX_EPOCH: Final = 2**31 - 1
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VARIANT_ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+CPU_LEVEL: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # https://semver.org, "is there a suggested regular expression"; ASCII digits only.
 SEMVER: Final = re.compile(
     r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})"
@@ -52,16 +53,26 @@ INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One compiled form of the model; `file` is `variants/<id>/model.gguf` or `.onnx`."""
+    """One compiled form of the model.
+
+    Attributes:
+        id: its name in the bundle.
+        backend: what runs it, "llama.cpp" or "onnxruntime".
+        file: `variants/<id>/model.gguf` or `variants/<id>/model.onnx`.
+        cpu: the processor level that it needs, or None where any will do. Which levels
+            there are is for the appliance to know: one that it does not know is one that
+            it does not have.
+    """
 
     id: str
     backend: str
     file: str
+    cpu: str | None = None
 
     @classmethod
-    def of(cls, variant_id: str, backend: str) -> Variant:
+    def of(cls, variant_id: str, backend: str, cpu: str | None = None) -> Variant:
         """Return the variant with the file name that the format prescribes."""
-        return cls(variant_id, backend, f"variants/{variant_id}/{MODEL_FILES[backend]}")
+        return cls(variant_id, backend, f"variants/{variant_id}/{MODEL_FILES[backend]}", cpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +207,12 @@ def _manifest(top: Fields) -> BundleManifest:
 def _variant(item: Fields) -> Variant:
     variant_id = item.text("id", VARIANT_ID)
     backend = item.choice("backend", tuple(MODEL_FILES))
-    variant = Variant.of(variant_id, backend)
+    cpu = None
+    if item.has("requires"):
+        requires = item.nested("requires")
+        cpu = requires.text("cpu", CPU_LEVEL)
+        requires.done()
+    variant = Variant.of(variant_id, backend, cpu)
     item.constant("file", variant.file)
     item.done()
     return variant
@@ -301,6 +317,18 @@ def _rfc3339(instant: datetime | None) -> str | None:
     return None if instant is None else instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _variant_document(variant: Variant) -> dict[str, JsonValue]:
+    """A variant as JSON values; without a requirement it has no key for one."""
+    document: dict[str, JsonValue] = {
+        "id": variant.id,
+        "backend": variant.backend,
+        "file": variant.file,
+    }
+    if variant.cpu is not None:
+        document["requires"] = {"cpu": variant.cpu}
+    return document
+
+
 def _document(m: BundleManifest) -> JsonValue:
     """The manifest as JSON values; the inverse of `_manifest`."""
     d = m.serving_defaults
@@ -313,7 +341,7 @@ def _document(m: BundleManifest) -> JsonValue:
         "created": _rfc3339(m.created),
         "not_after": _rfc3339(m.not_after),
         "license": m.license,
-        "variants": [{"id": v.id, "backend": v.backend, "file": v.file} for v in m.variants],
+        "variants": [_variant_document(variant) for variant in m.variants],
         "tokenizer": None
         if m.tokenizer is None
         else {"kind": m.tokenizer.kind, "file": m.tokenizer.file},

@@ -18,7 +18,7 @@ import hmac
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -76,6 +76,23 @@ class VerifiedBundle:
     signatures: Mapping[str, bytes]
     summaries: Mapping[str, ModelSummary]
     _closing: ExitStack = field(repr=False, compare=False)
+
+    def keep_variant(self, variant_id: str) -> Self:
+        """Return the bundle without the content of every other variant's model.
+
+        All of it was checked; an appliance runs one variant, and the others need not lie
+        in its memory. What was let go is known by its digest alone. This object must not
+        be used any more, but to be closed.
+        """
+        others = {v.file for v in self.manifest.variants if v.id != variant_id}
+        files = dict(self.files)
+        with Path(os.devnull).open("rb") as nothing:
+            for name in others:
+                if files[name].fd >= 0:
+                    # Replaced, not closed: the number stays this bundle's until it closes.
+                    os.dup2(nothing.fileno(), files[name].fd, inheritable=False)
+                    files[name] = replace(files[name], fd=-1)
+        return replace(self, files=MappingProxyType(files))
 
     def close(self) -> None:
         """Close all descriptors; the content is gone once nobody else holds one."""

@@ -93,14 +93,14 @@ def signed_bundle(
     keys: SigningKeys | None = None,
     **changes: Any,
 ) -> SignedBundle:
-    """Lay out and sign a bundle whose model file is a copy of `source`.
+    """Lay out and sign a bundle whose model files are copies of `source`.
 
     `changes` are manifest fields that differ from `manifest_for(task)`.
     """
     manifest = manifest_for(task, **changes)
     keys = keys or signing_keys()
     root = tmp_path / f"{manifest.name}-{manifest.version}.bundle"
-    files = {manifest.variants[0].file: source}
+    files = {variant.file: source for variant in manifest.variants}
     if manifest.tokenizer is not None and tokenizer is not None:
         files[manifest.tokenizer.file] = tokenizer
     root.mkdir(mode=0o755, parents=True)

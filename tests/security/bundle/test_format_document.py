@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import security.bundle.content
+from casemate.cpu import LEVELS
 from security.bundle.manifest import encode_manifest, parse_manifest
 from security.bundle.opening import OpenLimits, Step
 from security.signing import oms
@@ -42,9 +43,9 @@ def test_every_reason_is_documented() -> None:
 
 
 def test_every_reason_has_a_bad_bundle() -> None:
-    # These need somebody to change files meanwhile, or a disk that fails; and one is
-    # only given when signing. They have tests of their own.
-    elsewhere = {"changed", "unreadable", "empty-directory"}
+    # These need somebody to change files meanwhile, or a disk that fails; one is only
+    # given when signing, and one after an opening. They have tests of their own.
+    elsewhere = {"changed", "unreadable", "empty-directory", "released"}
     assert _reasons() - {bad.reason for bad in ALL.values()} - elsewhere == set()
 
 
@@ -58,8 +59,14 @@ def test_every_field_is_documented() -> None:
     names = set(document) | {f"limits.{key}" for key in document["limits"]}
     names |= {f"serving_defaults.{key}" for key in document["serving_defaults"]}
     names |= {f"variants[].{key}" for key in document["variants"][0]}
+    names |= {"variants[].requires", "variants[].requires.cpu"}
     for name in names - {"limits", "serving_defaults", "special_tokens"}:
         assert f"`{name}`" in DOCUMENT, name
+
+
+def test_every_level_is_documented() -> None:
+    for level in LEVELS:
+        assert f"| `{level}` |" in DOCUMENT
 
 
 def test_the_signature_in_the_text_is_of_the_shape_that_is_written() -> None:

@@ -55,7 +55,7 @@ def _manifests(draw: st.DrawFn) -> BundleManifest:
         not_after=draw(st.none() | _instants.filter(lambda instant: instant > created)),
         license=draw(st.none() | _text),
         variants=tuple(
-            Variant.of(i, backend)
+            Variant.of(i, backend, draw(st.none() | st.sampled_from(["x86-64-v3", "of-later"])))
             for i in draw(st.lists(_ids, min_size=1, max_size=4, unique=True))
         ),
         tokenizer=Tokenizer() if encodes else None,

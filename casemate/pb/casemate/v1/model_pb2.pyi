@@ -43,7 +43,7 @@ class PrivacyClaim(_message.Message):
     def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., unit: _Optional[str] = ..., contributions: _Optional[int] = ..., audited: _Optional[bool] = ..., audited_epsilon: _Optional[float] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("version", "state", "bundle_digest", "security_epoch", "since_ms", "reason", "ready", "privacy")
+    __slots__ = ("version", "state", "bundle_digest", "security_epoch", "since_ms", "reason", "ready", "privacy", "variant")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class ModelVersion(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     version: str
     state: VersionState
     bundle_digest: str
@@ -60,7 +61,8 @@ class ModelVersion(_message.Message):
     reason: str
     ready: bool
     privacy: PrivacyClaim
-    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[VersionState, str]] = ..., bundle_digest: _Optional[str] = ..., security_epoch: _Optional[int] = ..., since_ms: _Optional[int] = ..., reason: _Optional[str] = ..., ready: _Optional[bool] = ..., privacy: _Optional[_Union[PrivacyClaim, _Mapping]] = ...) -> None: ...
+    variant: str
+    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[VersionState, str]] = ..., bundle_digest: _Optional[str] = ..., security_epoch: _Optional[int] = ..., since_ms: _Optional[int] = ..., reason: _Optional[str] = ..., ready: _Optional[bool] = ..., privacy: _Optional[_Union[PrivacyClaim, _Mapping]] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "task", "versions")
