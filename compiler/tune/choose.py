@@ -106,7 +106,7 @@ def choose(trials: Sequence[Trial], promise: Promise, load: Load) -> Choice:
         PromiseError: none keeps the promise; names the closest and its figures.
         SearchError: nothing was timed.
     """
-    timed = [one for one in trials if one.rounds and one.quality is not None]
+    timed = [one for one in trials if one.rounds and one.quality and one.dropped is None]
     if not timed:
         raise SearchError("nothing was timed; give the search more time")
     within = [one for one in timed if one.quality and not promise.broken(one.quality)]

@@ -1,0 +1,269 @@
+"""Spend the time where it decides: quality first, speed for what is left, then refine.
+
+1. Every seed is made and judged, at first on a part of the texts: what is far from the
+   promise is ruined, and no time is spent on how fast it is wrong.
+2. What keeps the promise, or misses it by little (so that the front shows what a looser
+   promise would buy), is timed: rounds in which each candidate runs soon after the
+   reference, since only ratios within a few minutes are stable.
+3. Around the best, finer mixes are made, judged and timed, then other ways to run the file.
+4. The finalists get more rounds, until each has its median and spread.
+
+Each stage may use a share of the budget; a stage that runs out of time is cut, noted, and
+the next begins. Everything measured is in the journal at once, so an interrupted search
+goes on where it was. The search never chooses what breaks the promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from compiler.errors import SearchError
+from compiler.progress import Progress, silent
+from compiler.tune.bench import Bench, Space
+from compiler.tune.candidate import Candidate, Trial
+from compiler.tune.choose import Choice, Load, choose
+from compiler.tune.clock import Clock
+from compiler.tune.journal import Journal
+from compiler.tune.promise import Promise
+from compiler.tune.trials import Trials
+
+# Shares of the budget at whose end a stage must stop.
+_SEEDS, _FIRST, _REFINED, _SETTINGS, _FINAL = 0.45, 0.65, 0.82, 0.9, 1.0
+# A part of the texts tells within a factor of two: beyond this excess nothing is saved.
+_RUINED_QUICKLY: Final = 2.0
+# What misses the promise by more than the bound itself is not timed.
+_TIMED_EXCESS: Final = 1.0
+_MOST_TIMED: Final = 14
+_ROUND_OF: Final = 4
+_FINALISTS: Final = 5
+_REFINEMENTS: Final = 2
+_MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """What to search for.
+
+    Attributes:
+        promise: the quality to keep.
+        load: what to be fast at.
+        folder: the work folder: journal and candidates' files.
+        budget_seconds: time for this run of the search; None for no limit.
+        rounds: of speed for each finalist.
+        memory_bytes: what the target has; candidates that need more are not chosen.
+    """
+
+    promise: Promise
+    load: Load
+    folder: Path
+    budget_seconds: float | None = None
+    rounds: int = 3
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        reference: the model as it was given.
+        trials: all candidates, also those that were dropped.
+        choice: the chosen one, the front, and all within the promise.
+        seconds: what this run of the search took.
+        notes: what was cut short, for people.
+    """
+
+    reference: Trial
+    trials: tuple[Trial, ...]
+    choice: Choice
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+
+
+def search(
+    bench: Bench, space: Space, request: SearchRequest, progress: Progress = silent
+) -> SearchResult:
+    """Find the form of a model that is fastest within a promise.
+
+    Args:
+        bench: makes, judges and times candidates of one source.
+        space: says which are worth trying.
+        request: what is promised, for which load, and how long it may take.
+        progress: told what is going on and how much of the expected time is over.
+
+    Raises:
+        PromiseError: no candidate keeps the promise; names the closest.
+        SearchError: nothing could be timed, or the journal is damaged or in use.
+        OSError: the disk is full; run it again to go on.
+    """
+    with Journal(request.folder, bench.context) as journal:
+        return _Search(bench, space, request, journal, progress).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        bench: Bench,
+        space: Space,
+        request: SearchRequest,
+        journal: Journal,
+        progress: Progress,
+    ) -> None:
+        self._bench, self._space, self._request = bench, space, request
+        self._clock = Clock(request.budget_seconds)
+        self._trials = Trials(bench, journal, self._clock)
+        self._progress = progress
+        self._pending: dict[str, int] = {}
+        self._notes: list[str] = []
+
+    def run(self) -> SearchResult:
+        reference = self._bench.reference
+        self._say("preparing the reference")
+        self._bench.prepare(self._within_step("preparing the reference"))
+        trial = self._trials.judge(reference, quick=False, progress=self._within_step("reference"))
+        self._check_reference(trial)
+        self._judge(self._space.seeds(), _SEEDS, "first candidates")
+        self._time(self._survivors(), 1, _FIRST, "first round")
+        for _ in range(_REFINEMENTS):
+            kept, left = self._ranked()
+            self._judge(self._space.refine(kept, left), _REFINED, "refinement")
+            self._time(self._survivors(), 1, _REFINED, "refinement")
+        self._run_differently()
+        self._time(self._finalists(), self._request.rounds, _FINAL, "final rounds")
+        return self._result()
+
+    def _check_reference(self, trial: Trial) -> None:
+        if trial.dropped is not None or trial.quality is None:
+            raise SearchError(f"the reference cannot be measured: {trial.dropped}")
+        promise = self._request.promise
+        if not promise.measurable(trial.quality):
+            raise SearchError(
+                f"nothing of the promise ({promise.name}) can be measured for this source: give "
+                "labelled examples or texts, or promise a figure that it has"
+            )
+
+    def _judge(self, candidates: Sequence[Candidate], share: float, stage: str) -> None:
+        """Judge the quality of candidates; those that are ruined are dropped."""
+        new = [one for one in candidates if self._trials.get(one).quality is None]
+        for number, candidate in enumerate(new):
+            self._pending = self._expected(len(new) - number)
+            if not self._clock.allows(share, self._clock.expected("quality")):
+                self._note(f"{stage}: {len(new) - number} candidates were not tried for time")
+                return
+            self._say(f"quality {number + 1} of {len(new)}: {candidate.label}")
+            self._judge_one(candidate)
+
+    def _judge_one(self, candidate: Candidate) -> None:
+        promise, inner = self._request.promise, self._within_step(candidate.label)
+        if self._bench.has_quick:
+            trial = self._trials.judge(candidate, quick=True, progress=inner)
+            if trial.quality and promise.worst_excess(trial.quality) > _RUINED_QUICKLY:
+                broken = "; ".join(promise.broken(trial.quality))
+                self._trials.drop(trial, f"ruined, seen on a part of the texts: {broken}")
+                return
+        trial = self._trials.judge(candidate, quick=False, progress=inner)
+        if trial.dropped is not None or trial.quality is None:
+            return
+        if promise.worst_excess(trial.quality) > _TIMED_EXCESS:
+            broken = "; ".join(promise.broken(trial.quality))
+            self._trials.drop(trial, f"too far from the promise to be timed: {broken}")
+        elif self._too_large(trial):
+            self._trials.drop(trial, "does not fit the target's memory")
+
+    def _time(self, candidates: Sequence[Candidate], rounds: int, share: float, stage: str) -> None:
+        """Give each candidate rounds of speed until it has so many, a few at a time."""
+        while True:
+            short = [one for one in candidates if self._wanting(one, rounds)]
+            if not short:
+                return
+            least = min(len(self._trials.get(one).rounds) for one in short)
+            now = [one for one in short if len(self._trials.get(one).rounds) == least]
+            group = now[:_ROUND_OF]
+            self._pending = {"speed": -(-len(short) // _ROUND_OF) * (rounds - least)}
+            if not self._clock.allows(share, self._clock.expected("speed")):
+                self._note(f"{stage}: {len(short)} candidates were timed less often for time")
+                return
+            self._say(f"{stage}: speed of {', '.join(one.label for one in group)}")
+            self._trials.time(group, self._within_step(stage))
+            for one in group:
+                trial = self._trials.get(one)
+                if trial.dropped is None and self._too_large(trial):
+                    self._trials.drop(trial, "needs more memory than the target has")
+
+    def _wanting(self, candidate: Candidate, rounds: int) -> bool:
+        trial = self._trials.get(candidate)
+        return trial.dropped is None and len(trial.rounds) < rounds
+
+    def _run_differently(self) -> None:
+        """Try other settings for the best file; its quality is that of the file."""
+        kept, _ = self._ranked()
+        for best in kept[:1]:
+            others = self._space.settings(best)
+            self._judge(others, _SETTINGS, "settings")
+            self._time(others, 1, _SETTINGS, "settings")
+
+    def _survivors(self) -> list[Candidate]:
+        alive = [one for one in self._trials.all if one.dropped is None and one.quality]
+        alive.sort(key=lambda one: (self._excess(one) > 0, one.size_bytes or 0))
+        return [self._bench.reference, *(one.candidate for one in alive[:_MOST_TIMED])]
+
+    def _ranked(self) -> tuple[list[Candidate], list[Candidate]]:
+        """Return what keeps the promise, fastest first, and what breaks it, closest first."""
+        load = self._request.load
+        timed = [one for one in self._trials.all if one.rounds and one.dropped is None]
+        kept = [one for one in timed if self._excess(one) == 0]
+        kept.sort(key=lambda one: -load.gain(one))
+        left = [one for one in self._trials.all if one.quality and self._excess(one) > 0]
+        left.sort(key=self._excess)
+        return [one.candidate for one in kept], [one.candidate for one in left]
+
+    def _finalists(self) -> list[Candidate]:
+        """Return the reference, the fastest that keep the promise, and the rest of the front."""
+        kept, _ = self._ranked()
+        wanted = [self._bench.reference, *kept[:_FINALISTS]]
+        timed = [one for one in self._trials.all if one.rounds and one.dropped is None]
+        if kept:
+            choice = choose(timed, self._request.promise, self._request.load)
+            wanted += [one.candidate for one in choice.front]
+        return list({one.digest: one for one in wanted}.values())
+
+    def _result(self) -> SearchResult:
+        trials = tuple(self._trials.all)
+        choice = choose(trials, self._request.promise, self._request.load)
+        reference = self._trials.get(self._bench.reference)
+        return SearchResult(reference, trials, choice, self._clock.elapsed, tuple(self._notes))
+
+    def _excess(self, trial: Trial) -> float:
+        return self._request.promise.worst_excess(trial.quality) if trial.quality else 0.0
+
+    def _too_large(self, trial: Trial) -> bool:
+        limit = self._request.memory_bytes
+        if limit is None:
+            return False
+        peaks = [one.speed.peak_mib * _MIB for one in trial.rounds if one.speed.peak_mib]
+        return max([trial.size_bytes or 0, *peaks]) > limit
+
+    def _expected(self, judgements: int) -> dict[str, int]:
+        rounds = -(-min(_MOST_TIMED, judgements + len(self._trials.all)) // _ROUND_OF)
+        return {"make": judgements, "quality": judgements, "speed": rounds * 2}
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def _say(self, label: str) -> None:
+        left = self._clock.left(self._pending)
+        done = self._clock.elapsed / (self._clock.elapsed + left) if left else 0.0
+        eta = f", about {left / 60:.0f} min left" if left >= 60 else ""
+        self._progress(f"{label}{eta}", min(1.0, done))
+
+    def _within_step(self, label: str) -> Progress:
+        """Return a progress for one step: its labels are told, the fraction is the search's."""
+
+        def told(inner: str, _: float) -> None:
+            self._say(f"{label}: {inner}")
+
+        return told
