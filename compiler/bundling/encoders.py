@@ -38,6 +38,7 @@ TOKENIZER_FILE = "tokenizer.json"
 _MODULES_FILE = "modules.json"
 _MAX_ONNX_BYTES = (2 << 30) - 1
 _MAX_DIM = 1 << 16
+_NUMBERED_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 _OTHER_POOLINGS = (
     "pooling_mode_max_tokens",
     "pooling_mode_mean_sqrt_len_tokens",
@@ -96,12 +97,14 @@ def _bert_model(folder: Path, config: BertConfig, layout: TextLayout) -> ModelPr
     return embedding_graph(config, weights, layout.pooling, normalize=layout.normalize)
 
 
-def plan_onnx_encoder(folder: Path, model: Path) -> Plan:
+def plan_onnx_encoder(folder: Path, model: Path, labels: tuple[str, ...] | None = None) -> Plan:
     """Plan the bundle of an encoder that is an ONNX file with a tokenizer beside it.
 
     Args:
         folder: where tokenizer.json and config.json lie.
         model: the ONNX file.
+        labels: of a classifier in order, where config.json does not say it as a stock
+            class does; None reads them there.
 
     Raises:
         SourceError: whatever is missing or not supported.
@@ -111,7 +114,7 @@ def plan_onnx_encoder(folder: Path, model: Path) -> Plan:
 
     summary = inspect_onnx(model)
     settings = Settings(folder / CONFIG_FILE)
-    labels = read_labels(settings)
+    labels = read_labels(settings) if labels is None else labels
     layout = read_layout(folder)
     tokenizer = read_tokenizer(folder, settings.get("vocab_size", int, 0))
     hidden = 0 if labels else _vector_width(summary, settings)
@@ -129,16 +132,24 @@ def plan_onnx_encoder(folder: Path, model: Path) -> Plan:
         report("writing the encoder")
         write_file(target, adapted)
 
-    positions = settings.get("max_position_embeddings", int, 512)
     return Plan(
         task="classify" if labels else "embed",
         backend=ONNXRUNTIME,
         origin=model,
         write_model=write,
-        context_tokens=max(1, min(positions, layout.max_tokens or positions)),
+        context_tokens=_context(settings, layout),
         tokenizer=tokenizer,
         encoder=_encoder(layout, labels, hidden),
     )
+
+
+def _context(settings: Settings, layout: TextLayout) -> int:
+    """Return the longest text in tokens that the positions have room for."""
+    positions = settings.get("max_position_embeddings", int, 512)
+    if settings.get("model_type", str, "") in _NUMBERED_FROM_PADDING:
+        # Their first position is the one after the padding token's id.
+        positions -= settings.get("pad_token_id", int, 1) + 1
+    return max(1, min(positions, layout.max_tokens or positions))
 
 
 def _vector_width(summary: OnnxSummary, settings: Settings) -> int:

@@ -1,106 +1,152 @@
-"""Recognise what kind of model a path holds, and plan its bundle.
+"""Plan the bundle of a source, exporting its weights first where that decides the plan.
 
-| given | task |
-| --- | --- |
-| a `.gguf` file | generate |
-| a `.onnx` file alone | tensor |
-| a `.onnx` file with `tokenizer.json` and `config.json` beside it | embed or classify |
-| a folder with BERT weights as safetensors | embed or classify; exported here |
-| a folder with `model.onnx` or `onnx/model.onnx` and `tokenizer.json` | embed or classify |
+| source | made here | task |
+| --- | --- | --- |
+| GGUF file | nothing: copied | generate |
+| ONNX file alone | nothing: copied | tensor |
+| ONNX file, `tokenizer.json` and `config.json` beside it | pooling | embed or classify |
+| folder of a BERT encoder or classifier | the graph, from its weights | embed or classify |
+| folder of a decoder with a GGUF architecture | GGUF | generate |
+| folder of anything else | ONNX, by compiler/onnx_export | embed, classify, or tensor |
+| bundle | nothing: its first variant is copied | the bundle's |
 
 The records of a checkpoint (`training.json`, `privacy.json`) come along only where the
-model file is made here of the weights that they speak of. Pickled weights are refused by
-name; nothing is ever unpickled.
+model file is made here of the weights that they speak of.
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from compiler.bundling.attesting import Records, read_records
 from compiler.bundling.copying import copy_file
-from compiler.bundling.encoders import ONNX_FILES, plan_bert, plan_onnx_encoder
+from compiler.bundling.encoders import plan_bert, plan_onnx_encoder
 from compiler.bundling.inspect import inspect_gguf, inspect_onnx
 from compiler.bundling.plan import Plan, Report
-from compiler.encoder.bert import CONFIG_FILE, WEIGHTS_FILE
+from compiler.encoder.bert import WEIGHTS_FILE
 from compiler.errors import SourceError
 from compiler.files import Settings
-from security.bundle.claim import REPORT_NAME
-from security.bundle.manifest import LLAMA_CPP, ONNXRUNTIME, SpecialTokens
-
-_PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
-_WANTED = (
-    "give a .gguf file, an .onnx file, or a folder with tokenizer.json, config.json and "
-    "model.safetensors or model.onnx"
+from compiler.source.source import (
+    BUNDLE,
+    CLASSIFY,
+    EMBED,
+    GENERATE,
+    GGUF,
+    ONNX,
+    TENSOR,
+    Source,
 )
+from security.bundle.claim import REPORT_NAME
+from security.bundle.content import ATTESTATION
+from security.bundle.manifest import LLAMA_CPP, ONNXRUNTIME, TOKENIZER_FILE, SpecialTokens
+from security.bundle.opening import open_unsigned
+
+_GRAPHS_OF_TEXT = ("text-classification", "sentence-similarity", "feature-extraction")
 
 
-def plan_source(source: Path, task: str | None = None) -> Plan:
+def plan_source(source: Source, work: Path, report: Report, task: str | None = None) -> Plan:
     """Plan the bundle of a source.
 
     Args:
-        source: a model file or a model folder.
+        source: what `read_source` returned.
+        work: a folder for exports; what lies there from the same source is used again.
+        report: is told what is going on.
         task: what the user wants, or None to take what the source is for.
 
     Raises:
-        SourceError: not a source, or not for that task.
+        SourceError: it cannot be exported, or is not for that task.
         UnsafeModelError: a pre-parser refused the model file.
     """
-    plan = _noted(_plan(source, task), source)
+    plan = _noted(_plan(source, work, report, task), source)
     if task is not None and plan.task != task:
-        raise SourceError(f"{source}: is a model for the task {plan.task!r}, not {task!r}")
+        raise SourceError(f"{source.path}: is a model for the task {plan.task!r}, not {task!r}")
     return plan
 
 
-def _noted(plan: Plan, source: Path) -> Plan:
-    """Say so where a privacy report lies beside the source and does not come along."""
-    folder = source if source.is_dir() else source.parent
-    if plan.records is not None or not (folder / REPORT_NAME).is_file():
+def _plan(source: Source, work: Path, report: Report, task: str | None) -> Plan:
+    if source.kind == GGUF:
+        return _plan_gguf(source.path, source)
+    if source.kind == BUNDLE:
+        return _plan_bundle(source)
+    if source.model is None:
+        return _plan_weights(source, work, report)
+    if source.kind == ONNX and TENSOR in {task, source.task}:
+        return _plan_tensor(source.path, source)
+    return plan_onnx_encoder(source.folder, source.model)
+
+
+def _plan_weights(source: Source, work: Path, report: Report) -> Plan:
+    if source.model_type == "bert" and source.task in (EMBED, CLASSIFY):
+        return plan_bert(source.path)
+    if source.task == GENERATE:
+        return _plan_decoder(source, work, report)
+    return _plan_exported(source, work, report)
+
+
+def _noted(plan: Plan, source: Source) -> Plan:
+    """Say so where a privacy claim lies with the source and does not come along."""
+    place: Path | None = source.folder / REPORT_NAME
+    if source.kind == BUNDLE:
+        found = [p for p in source.path.glob("attestations/*.json") if _is_attestation(p)]
+        place = found[0] if found else None
+    if plan.records is not None or place is None or not place.is_file():
         return plan
     note = (
-        f"{folder / REPORT_NAME} is not carried over: it speaks of weights that this model file "
+        f"{place} is not carried over: it speaks of weights that this model file "
         "was not made of here"
     )
     return replace(plan, note=note)
 
 
-def _plan(source: Path, task: str | None) -> Plan:
-    if source.is_dir():
-        return _plan_folder(source)
-    if not source.is_file():
-        raise SourceError(f"{source}: there is no such file or folder; {_WANTED}")
-    suffix = source.suffix.lower()
-    if suffix in _PICKLED:
-        raise SourceError(
-            f"{source}: pickled weights can run code when they are read and are never opened; "
-            "convert them to safetensors, GGUF or ONNX"
-        )
-    if suffix == ".gguf":
-        return _plan_gguf(source)
-    if suffix == ".onnx":
-        beside = source.parent
-        if task != "tensor" and (beside / "tokenizer.json").is_file():
-            return plan_onnx_encoder(beside, source)
-        return _plan_tensor(source)
-    if suffix == ".safetensors":
-        raise SourceError(f"{source}: give the folder it lies in, with its config and tokenizer")
-    raise SourceError(f"{source}: is no model that is known here; {_WANTED}")
+def _is_attestation(path: Path) -> bool:
+    return ATTESTATION.fullmatch(f"attestations/{path.name}") is not None
 
 
-def _plan_gguf(source: Path) -> Plan:
-    summary = inspect_gguf(source)
+def _plan_decoder(source: Source, work: Path, report: Report) -> Plan:
+    from compiler.gguf_export.export import export_gguf
+
+    model = work / "model.gguf"
+    if not model.exists():
+        export_gguf(source.path, model, dtype="f16", report=report)
+    return replace(_plan_gguf(model, source), records=_records(source))
+
+
+def _plan_exported(source: Source, work: Path, report: Report) -> Plan:
+    """Export to ONNX, in a process of its own, and see what came of it."""
+    from compiler.onnx_export.export import export_onnx
+
+    folder = work / "onnx"
+    shutil.rmtree(folder, ignore_errors=True)
+    made = export_onnx(source.path, folder, report=report)
+    if made.task in _GRAPHS_OF_TEXT and made.has_tokenizer:
+        plan = plan_onnx_encoder(made.folder, made.graph, made.labels or None)
+    else:
+        plan = _plan_tensor(made.graph, source)
+    return replace(plan, origin=source.path, records=_records(source))
+
+
+def _records(source: Source) -> Records | None:
+    """The records of a checkpoint with one file of weights; of more there is no one digest."""
+    weights = source.path / WEIGHTS_FILE
+    return read_records(weights) if weights.is_file() else None
+
+
+def _plan_gguf(model: Path, source: Source) -> Plan:
+    summary = inspect_gguf(model)
 
     def write(target: Path, report: Report) -> None:
-        copy_file(source, target, report)
+        copy_file(model, target, report)
 
     template = summary.chat_template
-    config = source.parent / "tokenizer_config.json"
+    config = source.folder / "tokenizer_config.json"
     if template is None and config.is_file():
         template = template_of(Settings(config))
     return Plan(
-        task="generate",
+        task=GENERATE,
         backend=LLAMA_CPP,
-        origin=source,
+        origin=source.path,
         write_model=write,
         context_tokens=summary.context_tokens,
         special_tokens=SpecialTokens(bos=summary.bos, eos=summary.eos),
@@ -109,24 +155,39 @@ def _plan_gguf(source: Path) -> Plan:
     )
 
 
-def _plan_tensor(source: Path) -> Plan:
-    inspect_onnx(source)
+def _plan_tensor(model: Path, source: Source) -> Plan:
+    inspect_onnx(model)
 
     def write(target: Path, report: Report) -> None:
-        copy_file(source, target, report)
+        copy_file(model, target, report)
 
-    return Plan("tensor", ONNXRUNTIME, source, write, context_tokens=0)
+    return Plan(TENSOR, ONNXRUNTIME, source.path, write, context_tokens=0)
 
 
-def _plan_folder(folder: Path) -> Plan:
-    if not (folder / CONFIG_FILE).is_file():
-        raise SourceError(f"{folder}: has no {CONFIG_FILE}; {_WANTED}")
-    model_type = Settings(folder / CONFIG_FILE).get("model_type", str, "")
-    onnx = next((folder / name for name in ONNX_FILES if (folder / name).is_file()), None)
-    has_weights = (folder / WEIGHTS_FILE).is_file()
-    if onnx is not None and not (model_type == "bert" and has_weights):
-        return plan_onnx_encoder(folder, onnx)
-    return plan_bert(folder)
+def _plan_bundle(source: Source) -> Plan:
+    """Take over what a bundle says of itself; who signs the new one vouches for it."""
+    with open_unsigned(source.path) as opened:
+        manifest = opened.manifest
+        tokenizer = None
+        if manifest.tokenizer is not None:
+            tokenizer = opened.files[TOKENIZER_FILE].read()
+    model = source.path / manifest.variants[0].file
+
+    def write(target: Path, report: Report) -> None:
+        copy_file(model, target, report)
+
+    return Plan(
+        task=manifest.task,
+        backend=manifest.variants[0].backend,
+        origin=source.path,
+        write_model=write,
+        context_tokens=manifest.limits.context_tokens,
+        tokenizer=tokenizer,
+        special_tokens=manifest.special_tokens,
+        encoder=manifest.encoder,
+        chat_template=manifest.chat_template,
+        license=manifest.license,
+    )
 
 
 def template_of(settings: Settings) -> str | None:

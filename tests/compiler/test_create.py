@@ -245,7 +245,7 @@ def _tokenizer_too_large(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_no_tokenizer, "tokenizer.json: there is no such file"),
+        (_no_tokenizer, "has no tokenizer.json; a model of text"),
         (_broken_tokenizer, "not a tokenizer"),
         (_no_config, "has no config.json"),
         (_broken_config, "not valid JSON"),

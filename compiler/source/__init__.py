@@ -1,0 +1,6 @@
+"""What a SOURCE is: one look at a path, before anything is made of it.
+
+source.py    Source: a frozen answer, with digests of what it was made of
+read.py      read_source: which of the five kinds a path is, and what is refused
+weights.py   safetensors of a folder, by their headers alone; pickles refused by name
+"""

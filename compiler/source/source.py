@@ -1,0 +1,83 @@
+"""A source as a frozen value: what was given, and what it says it is.
+
+Invariant: a Source was looked at, not trusted: its files were there, regular and whole when
+it was read. Whoever records what something was made of takes `digests` before and compares
+after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from compiler.errors import SourceError
+
+CHECKPOINT: Final = "checkpoint"
+HUGGINGFACE: Final = "huggingface"
+ONNX: Final = "onnx"
+GGUF: Final = "gguf"
+BUNDLE: Final = "bundle"
+KINDS: Final = (CHECKPOINT, HUGGINGFACE, ONNX, GGUF, BUNDLE)
+
+# What a folder of weights is by the class that it was saved as; None leaves it to the export.
+GENERATE, EMBED, CLASSIFY, TENSOR = "generate", "embed", "classify", "tensor"
+
+_CHUNK_BYTES: Final = 8 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """What can become a bundle.
+
+    Attributes:
+        path: as it was given.
+        kind: one of KINDS. A "checkpoint" is a folder with a training.json beside weights.
+        model_type: what config.json or the GGUF calls the architecture; "" for a graph.
+        architecture: the class that a folder was saved as, such as "LlamaForCausalLM", or "".
+        task: of the bundle it becomes, as far as it can be told without an export, or None.
+        model: the model file of an "onnx" or "gguf" source, and of a folder that brings a
+            graph; None where there are weights to export.
+        files: what it consists of, names relative to `folder`, sorted.
+    """
+
+    path: Path
+    kind: str
+    model_type: str
+    architecture: str
+    task: str | None
+    model: Path | None
+    files: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256 of each file, hexadecimal, by name.
+
+        Raises:
+            SourceError: a file cannot be read.
+        """
+        return {name: _digest(self.folder / name) for name in self.files}
+
+    @property
+    def size_bytes(self) -> int:
+        """All its files together."""
+        return sum((self.folder / name).stat().st_size for name in self.files)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
