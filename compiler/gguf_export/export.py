@@ -1,15 +1,50 @@
-"""Export a directory of safetensors to GGUF.
+"""Export a model directory to GGUF.
 
-(see the package)
+The steps, and what an error or a crash after each leaves:
+
+1. judge the source; a checkpoint's files are held against its record.
+2. plan: config.json says what the file will hold, the tokenizer what its vocabulary is.
+3. hold the weights against the plan.
+4. write a hidden file beside the target, block by block: an error removes it; a crash
+   leaves `.NAME.*.partial`, which nothing reads.
+5. pre-parse it as strictly as an appliance would.
+6. prove that llama.cpp gives the source's tokens with it.
+7. rename it to the target: the file is there, whole.
+
+Architectures that are not exported here go through llama.cpp's converter, if there is one,
+which takes the place of 2 to 4.
+
+Invariant: the same source, options and versions of the tools give the same bytes.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from compiler.bundling.attesting import digest_of
+from compiler.bundling.inspect import inspect_gguf
 from compiler.bundling.plan import Report
 from compiler.errors import SourceError
-from compiler.gguf_export.result import GgufExport
+from compiler.gguf_export.configuration import Configuration
+from compiler.gguf_export.converter import Converter, convert, find_converter, read_converted
+from compiler.gguf_export.families import family_of, is_exported
+from compiler.gguf_export.model import check_tensors, plan_model
+from compiler.gguf_export.origin import check_origin
+from compiler.gguf_export.parity import check_tokens
+from compiler.gguf_export.result import DTYPES, GgufExport
+from compiler.gguf_export.vocabulary import load_tokenizer, read_vocabulary
+from compiler.gguf_export.weights import open_weights, weight_files
+from compiler.gguf_export.writing import write_gguf
+from security.files import sync_folder
+from security.preparse import GgufSummary
+
+_TOOLS = ("gguf", "numpy", "tokenizers", "llama-cpp-python")
 
 
 def export_gguf(
@@ -28,8 +63,108 @@ def export_gguf(
 
     Raises:
         SourceError: the source cannot be exported; says which file and what to do.
-        CheckpointError: a checkpoint's files are not those of its record.
+        BundleError: a checkpoint's files are not those of its record.
         UnsafeModelError: the pre-parser refuses what was made.
         OSError: the target cannot be written.
     """
-    raise SourceError(f"{source}: exporting to GGUF is not finished")
+    if dtype not in DTYPES:
+        raise SourceError(f"the type {dtype!r} is none of {', '.join(DTYPES)}")
+    if os.path.lexists(out):
+        raise SourceError(f"{out}: there is something already; remove it or give another name")
+    report(f"reading {source.name}")
+    # (1)
+    check_origin(source)
+    config = Configuration(source)
+    tool = None if is_exported(config) else find_converter(converter)
+    with _beside(out) as partial:
+        # (2) to (6)
+        if tool is None:
+            made = _export(source, partial, dtype, report)
+        else:
+            report(f"running {tool.script.name}")
+            made = _convert(source, partial, dtype, tool)
+        sha256, size = digest_of(partial), partial.stat().st_size
+        # (7)
+        partial.rename(out)
+    sync_folder(out.parent)
+    return GgufExport(
+        path=out,
+        sha256=sha256,
+        size_bytes=size,
+        architecture=made.summary.architecture,
+        dtype=dtype,
+        tokenizer=made.summary.tokenizer_model,
+        pre_tokenizer=made.pre_tokenizer,
+        context_tokens=made.summary.context_tokens,
+        weights=made.weights,
+        tokens_checked=made.tokens_checked,
+        notes=made.notes,
+        tools={**made.tools, **{name: _version(name) for name in _TOOLS}},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What one of the two ways wrote."""
+
+    summary: GgufSummary
+    pre_tokenizer: str | None
+    weights: Mapping[str, str]
+    tokens_checked: int
+    notes: tuple[str, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
+
+
+def _export(source: Path, partial: Path, dtype: str, report: Report) -> _Made:
+    # (2)
+    family = family_of(Configuration(source))
+    config = Configuration(source, family.defaults)
+    model = plan_model(config)
+    vocabulary, tokenizer = read_vocabulary(source, config, model.sizes.vocabulary)
+    # (3)
+    with open_weights(source) as weights:
+        check_tensors(model, weights, config)
+        # (4)
+        write_gguf(partial, model, vocabulary, weights, dtype, report)
+        digests = dict(weights.digests)
+    # (5)
+    summary = inspect_gguf(partial)
+    # (6)
+    report("comparing the tokens with llama.cpp's")
+    count = check_tokens(partial, vocabulary, tokenizer, source)
+    notes = (*model.notes, *vocabulary.notes)
+    return _Made(summary, vocabulary.pre, digests, count, notes)
+
+
+def _convert(source: Path, partial: Path, dtype: str, tool: Converter) -> _Made:
+    files = weight_files(source)
+    digests = {path.name: digest_of(path) for path in files}
+    convert(source, partial, dtype, tool)
+    if {path.name: digest_of(path) for path in files} != digests:
+        raise SourceError(f"{source}: its weights changed while they were converted")
+    # (5)
+    summary = inspect_gguf(partial)
+    # (6)
+    tokenizer, content = load_tokenizer(source, summary.vocabulary_size)
+    converted = read_converted(partial, content)
+    count = check_tokens(partial, converted, tokenizer, source)
+    return _Made(summary, converted.pre, digests, count, converted.notes, tool.versions)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Give a hidden name beside the target, and leave nothing under it."""
+    if not out.parent.is_dir():
+        raise SourceError(f"{out.parent}: is no folder to write into")
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(8)}.partial")
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)

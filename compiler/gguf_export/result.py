@@ -26,6 +26,7 @@ class GgufExport:
         context_tokens: the longest input that the model was made for.
         weights: SHA-256 of each file of weights that was read, by its name in the source.
         tokens_checked: tokens that llama.cpp and the source's tokenizer agreed on.
+        notes: what differs from the source, for a person; usually empty.
         tools: name to version of what made it; enough to make the same bytes again.
     """
 
@@ -39,4 +40,5 @@ class GgufExport:
     context_tokens: int
     weights: Mapping[str, str]
     tokens_checked: int
+    notes: tuple[str, ...]
     tools: Mapping[str, str]
