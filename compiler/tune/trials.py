@@ -8,12 +8,11 @@ and ends the search, which continues later from the journal.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
+from compiler.bundling.attesting import digest_of
 from compiler.errors import SearchError
 from compiler.progress import Progress
 from compiler.tune.bench import Bench, CandidateFailedError
@@ -21,8 +20,8 @@ from compiler.tune.candidate import Candidate, Quality, Round, Speed, Trial
 from compiler.tune.clock import Clock
 from compiler.tune.journal import Entry, Journal
 from security.bundle.fields import FieldError, Fields
+from security.strictjson import JsonValue
 
-_CHUNK_BYTES: Final = 8 << 20
 _MAX_REASON_CHARS: Final = 500
 _MOST_BYTES: Final = 2**53 - 1
 
@@ -68,8 +67,9 @@ class Trials:
         except CandidateFailedError as error:
             return self._failed(trial, error)
         if trial.sha256 is None:
-            trial = replace(trial, size_bytes=path.stat().st_size, sha256=_sha256(path))
-            made = {"sha256": trial.sha256, "size_bytes": trial.size_bytes}
+            size, digest = path.stat().st_size, digest_of(path)
+            trial = replace(trial, size_bytes=size, sha256=digest)
+            made: dict[str, JsonValue] = {"sha256": digest, "size_bytes": size}
             self._journal.add(Entry("made", candidate.plan_digest, made))
         self._by_digest[candidate.digest] = trial
         return trial
@@ -89,7 +89,7 @@ class Trials:
                     known = self._bench.quality(candidate, quick=quick, progress=progress)
             except CandidateFailedError as error:
                 return self._failed(trial, error)
-            value = {"quick": quick, "quality": known.to_dict()}
+            value: dict[str, JsonValue] = {"quick": quick, "quality": known.to_dict()}
             self._journal.add(Entry("quality", candidate.plan_digest, value))
         trial = replace(trial, quality=known)
         self._by_digest[candidate.digest] = trial
@@ -162,11 +162,3 @@ class Trials:
 
     def _damaged(self, error: FieldError) -> SearchError:
         return SearchError(f"{self._journal.path}: is damaged ({error}); remove it to begin again")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

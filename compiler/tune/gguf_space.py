@@ -1,0 +1,247 @@
+"""Which forms of a GGUF model are worth trying, in the order that finds good ones early.
+
+Most bytes of a small model are its output layer, most of its wit is in its other layers. So
+the output layer is tried in every narrower format that fits, apart from the embedding where
+one tensor is both (untied: text goes in exactly, only scores are rounded) and as one with
+it; whole-model formats come second. Each 4- and 5-bit format is tried with llama.cpp's own
+rounding and with rounding that looks at calibration text. Around what was found, layers
+are narrowed one by one, the least sensitive first, as far as the promise lets them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from compiler.llama.gguf_file import Tensor
+from compiler.llama.plan import EMBEDDING, KEEP, OUTPUT, TYPE_NUMBERS, GgufPlan, is_tied
+from compiler.tune.candidate import REFERENCE, Candidate
+from security.bundle.manifest import LLAMA_CPP
+from security.preparse.gguf_types import TENSOR_TYPES
+from security.strictjson import JsonValue
+
+PLAIN, IMATRIX, FEEDBACK = "plain", "imatrix", "feedback"
+# From the widest to the narrowest. K-quants need rows of multiples of 256.
+_FORMATS: Final = ("Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "IQ4_NL", "Q4_0")
+_NARROW_BITS: Final = 5.0
+_FLOAT_BITS: Final = 16.0
+# Tied outputs change the embedding too; a few show what that costs.
+_TIED: Final = ("Q5_0", "IQ4_NL", "Q4_0")
+_MIXES: Final = (0.25, 0.5, 0.75, 1.0)
+_MOST_PATTERNS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitive:
+    """How much one tensor's narrowing costs.
+
+    Attributes:
+        tensor: its name.
+        divergence: the mean KL divergence of the model with this tensor alone narrowed.
+        saved_bytes: what that makes the file smaller.
+    """
+
+    tensor: str
+    divergence: float
+    saved_bytes: int
+
+
+Ranking = Callable[[str], Sequence[Sensitive]]
+"""Measures what each layer's tensor costs in a format; called at most once for each."""
+
+
+class GgufSpace:
+    """The candidates of one GGUF file."""
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        settings: dict[str, JsonValue],
+        *,
+        calibrated: bool,
+        max_kl: float | None,
+        ranking: Ranking | None = None,
+    ) -> None:
+        """Look at a file's tensors.
+
+        Args:
+            tensors: all of them.
+            settings: how candidates are run unless settings themselves are tried.
+            calibrated: whether there is text to make an importance matrix of.
+            max_kl: the promise's bound, which mixes are aimed at; None makes none.
+            ranking: measures sensitivities, for mixes; None makes none.
+        """
+        self._matrices = [one for one in tensors if one.is_matrix]
+        self._tied = is_tied(tensors)
+        self._settings = settings
+        self._calibrated = calibrated
+        self._max_kl = max_kl
+        self._ranking = ranking
+        self._rankings: dict[str, Sequence[Sensitive]] = {}
+
+    @property
+    def reference(self) -> Candidate:
+        """The file as it is."""
+        return self._candidate(GgufPlan(), REFERENCE, "as given")
+
+    def seeds(self) -> list[Candidate]:
+        """Return output layers first, narrow ones before wide ones, then whole models."""
+        found = [*self._outputs(), *self._wholes()]
+        return list({one.digest: one for one in found}.values())
+
+    def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+        """Return mixes around the best within the promise and around the closest beyond it."""
+        found: list[Candidate] = []
+        if self._ranking is not None and self._max_kl is not None:
+            for best in kept[:2]:
+                found += self._narrowed(GgufPlan.from_dict(best.plan), best.label)
+            for closest in left[:1]:
+                found += self._widened(GgufPlan.from_dict(closest.plan), closest.label)
+        return list({one.digest: one for one in found}.values())
+
+    def settings(self, best: Candidate) -> list[Candidate]:
+        """Return fewer threads, the other cache and batch settings, and no repacking."""
+        threads = self._settings.get("threads", 1)
+        most = threads if isinstance(threads, int) else 1
+        changes: list[dict[str, JsonValue]] = [
+            {"threads": count} for count in sorted({1, most // 2, most - 1}) if 0 < count < most
+        ]
+        changes += [
+            {name: not self._settings[name]}
+            for name in ("extra_buffers", "flash")
+            if name in self._settings
+        ]
+        return [
+            replace(
+                best,
+                family="settings",
+                label=f"{best.label}; {_said(change)}",
+                settings={**self._settings, **change},
+            )
+            for change in changes
+        ]
+
+    def _outputs(self) -> list[Candidate]:
+        head = self._head()
+        if head is None:
+            return []
+        untied, tied = [], []
+        for kind in reversed(_FORMATS):
+            if not _narrower(head, kind):
+                continue
+            for rounding in self._roundings(kind):
+                plan = GgufPlan(output=kind, untie=self._tied, rounding=rounding)
+                alone = ", embedding as given" if self._tied else ""
+                untied.append(
+                    self._candidate(plan, "output", f"output {kind}{_round(rounding)}{alone}")
+                )
+            if self._tied and kind in _TIED:
+                plan = GgufPlan(output=kind)
+                tied.append(self._candidate(plan, "output", f"output and embedding {kind}"))
+        return untied + tied
+
+    def _wholes(self) -> list[Candidate]:
+        """Whole models: every format for one in floats, the narrowest for others."""
+        layers = [one for one in self._matrices if one.name not in (EMBEDDING, OUTPUT)]
+        if not layers:
+            return []
+        bits = sum(8 * one.size_bytes for one in layers) / sum(
+            one.columns * one.rows for one in layers
+        )
+        kinds = _FORMATS if bits >= _FLOAT_BITS else ("Q4_0",)
+        found = []
+        for kind in kinds:
+            if not any(_narrower(one, kind) for one in layers):
+                continue
+            for rounding in self._roundings(kind):
+                plan = GgufPlan(default=kind, embedding=KEEP, rounding=rounding)
+                if not self._tied:
+                    plan = replace(plan, output=KEEP)
+                said = f"layers {kind}{_round(rounding)}"
+                found.append(self._candidate(plan, "whole", f"{said}, output as given"))
+                head = self._head()
+                if head is not None and _narrower(head, kind):
+                    both = replace(plan, output=kind, untie=self._tied)
+                    found.append(self._candidate(both, "whole", f"{said}, output {kind}"))
+        return found
+
+    def _narrowed(self, plan: GgufPlan, label: str) -> list[Candidate]:
+        """Narrow layers of a plan that leaves them as given, the cheapest first.
+
+        The shares of the bound that `_MIXES` spend assume that divergences add up, which
+        they do roughly while they are small.
+        """
+        if plan.default != KEEP or plan.tensors or self._max_kl is None:
+            return []
+        ranking = self._ranked("Q4_0")
+        found = []
+        for share in _MIXES:
+            chosen, spent = [], 0.0
+            for one in ranking:
+                if spent + one.divergence > share * self._max_kl:
+                    break
+                chosen.append(one.tensor)
+                spent += max(0.0, one.divergence)
+            if chosen:
+                mixed = replace(plan, tensors=_named(chosen, "Q4_0"))
+                said = f"{label}; {len(chosen)} layer tensors Q4_0"
+                found.append(self._candidate(mixed, "mix", said))
+        return found
+
+    def _widened(self, plan: GgufPlan, label: str) -> list[Candidate]:
+        """Give the most sensitive layers of a whole-model plan their given format back."""
+        if plan.default == KEEP or plan.tensors or plan.default not in TYPE_NUMBERS:
+            return []
+        worst = list(reversed(self._ranked(plan.default)))
+        found = []
+        for share in _MIXES[:-1]:
+            kept = [one.tensor for one in worst[: max(1, round(share * len(worst)))]]
+            mixed = replace(plan, tensors=_named(kept, KEEP))
+            said = f"{label}; {len(kept)} layer tensors as given"
+            found.append(self._candidate(mixed, "mix", said))
+        return found
+
+    def _ranked(self, kind: str) -> Sequence[Sensitive]:
+        """Return layer tensors by divergence for each byte saved, the cheapest first."""
+        if kind not in self._rankings and self._ranking is not None:
+            known = [one for one in self._ranking(kind) if one.saved_bytes > 0]
+            known.sort(key=lambda one: one.divergence / one.saved_bytes)
+            self._rankings[kind] = known[:_MOST_PATTERNS]
+        return self._rankings[kind]
+
+    def _roundings(self, kind: str) -> tuple[str, ...]:
+        if not self._calibrated or _bits(kind) > _NARROW_BITS:
+            return (PLAIN,)
+        return (FEEDBACK, IMATRIX, PLAIN)
+
+    def _head(self) -> Tensor | None:
+        name = EMBEDDING if self._tied else OUTPUT
+        return next((one for one in self._matrices if one.name == name), None)
+
+    def _candidate(self, plan: GgufPlan, family: str, label: str) -> Candidate:
+        return Candidate(LLAMA_CPP, label, family, plan.to_dict(), self._settings)
+
+
+def _bits(kind: str) -> float:
+    one = TENSOR_TYPES[TYPE_NUMBERS[kind]]
+    return 8 * one.block_bytes / one.block_elements
+
+
+def _narrower(tensor: Tensor, kind: str) -> bool:
+    """Tell whether a tensor can take a format, and would be smaller in it."""
+    fits = tensor.columns % TENSOR_TYPES[TYPE_NUMBERS[kind]].block_elements == 0
+    return fits and _bits(kind) < _bits(tensor.type)
+
+
+def _named(tensors: Sequence[str], kind: str) -> tuple[tuple[str, str], ...]:
+    return tuple((re.escape(name), kind) for name in sorted(tensors))
+
+
+def _round(rounding: str) -> str:
+    return {PLAIN: "", IMATRIX: " (importance matrix)", FEEDBACK: " (error feedback)"}[rounding]
+
+
+def _said(change: dict[str, JsonValue]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in change.items())
