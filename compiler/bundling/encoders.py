@@ -85,6 +85,7 @@ def plan_bert(folder: Path) -> Plan:
         tokenizer=tokenizer,
         encoder=_encoder(layout, config.labels, config.hidden),
         records=read_records(folder / WEIGHTS_FILE),
+        exported=True,
     )
 
 

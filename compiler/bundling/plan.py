@@ -29,6 +29,7 @@ class Plan:
         chat_template: the one that came with the model; used only when asked for.
         license: what the model says of its license, or None.
         records: where the weights come from and what they reveal, if they say so.
+        exported: whether the model file is made here of weights.
         note: what is not carried over into the bundle, for a person; or None.
     """
 
@@ -43,4 +44,5 @@ class Plan:
     chat_template: str | None = None
     license: str | None = None
     records: Records | None = None
+    exported: bool = False
     note: str | None = None

@@ -110,7 +110,7 @@ def _plan_decoder(source: Source, work: Path, report: Report) -> Plan:
     model = work / "model.gguf"
     if not model.exists():
         export_gguf(source.path, model, dtype="f16", report=report)
-    return replace(_plan_gguf(model, source), records=_records(source))
+    return replace(_plan_gguf(model, source), records=_records(source), exported=True)
 
 
 def _plan_exported(source: Source, work: Path, report: Report) -> Plan:
@@ -124,7 +124,7 @@ def _plan_exported(source: Source, work: Path, report: Report) -> Plan:
         plan = plan_onnx_encoder(made.folder, made.graph, made.labels or None)
     else:
         plan = _plan_tensor(made.graph, source)
-    return replace(plan, origin=source.path, records=_records(source))
+    return replace(plan, origin=source.path, records=_records(source), exported=True)
 
 
 def _records(source: Source) -> Records | None:

@@ -1,0 +1,271 @@
+"""From a source to a bundle: read, export, make a form for each target, put it together.
+
+1. Read the source; refuse what cannot become a bundle before anything is written.
+2. Export it and make the reference, in a work folder beside the output.
+3. Make a form for each target: the default of its kind, a named format, or a tuned one.
+4. Order the variants, fastest processors first, and say what each needs.
+5. Put the bundle together, with statements of how it was made.
+
+An interruption leaves the work folder and nothing else: the same command goes on where it
+was. `casemate bundle create` shares steps 1, 2 (the export alone) and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from casemate.cpu import LEVELS
+from compiler.bundling.assemble import (
+    CreatedBundle,
+    VariantSource,
+    assemble,
+    require_free,
+)
+from compiler.bundling.conversion import CONVERSION_NAME, conversion_statement, tools
+from compiler.bundling.copying import copy_file
+from compiler.bundling.forms import Form, untuned_form
+from compiler.bundling.plan import Plan, Report
+from compiler.bundling.reference import Reference, make_reference
+from compiler.bundling.request import CreateRequest
+from compiler.bundling.sources import plan_source
+from compiler.bundling.texts import Texts, built_in_texts, read_texts
+from compiler.bundling.tuned import Tuning, tuned_form
+from compiler.bundling.workfolder import work_folder
+from compiler.errors import TargetError
+from compiler.progress import Progress, part
+from compiler.source.read import read_source
+from compiler.source.source import Source
+from compiler.targets.target import Target
+from compiler.tune.promise import Promise
+from security.bundle.manifest import Variant
+from security.strictjson import JsonValue
+
+SINGLE_ID: Final = "default"
+_EXPORTED, _FORMED = 0.2, 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class CompileRequest:
+    """What to compile, and for what.
+
+    Attributes:
+        bundle: the source, the output, and what the bundle is to say of itself.
+        targets: at least one; no two of one level.
+        promise: the quality to keep.
+        format: a format by name instead of the default; not together with `tuning`.
+        tuning: how to search; None for no search.
+        calibration: a file of texts, one a line; None for the built-in ones.
+        work: the work folder; None for a hidden one beside the output.
+    """
+
+    bundle: CreateRequest
+    targets: tuple[Target, ...]
+    promise: Promise
+    format: str | None = None
+    tuning: Tuning | None = None
+    calibration: Path | None = None
+    work: Path | None = None
+
+    @property
+    def work_path(self) -> Path:
+        """Where the work folder is."""
+        output = self.bundle.output.absolute()
+        return self.work or output.parent / f".{output.name}.work"
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledVariant:
+    """A variant of the bundle: its id, what it needs, for whom it was made, and its form."""
+
+    id: str
+    cpu: str | None
+    targets: tuple[Target, ...]
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What came of it: the bundle, and its variants in their order."""
+
+    bundle: CreatedBundle
+    variants: tuple[CompiledVariant, ...]
+
+
+def compile_bundle(request: CompileRequest, progress: Progress) -> Compiled:
+    """Make the bundle that `request` describes.
+
+    Raises:
+        UsageError: the source, a target, the promise or an option is not usable.
+        BundleError, UnsafeModelError: a value or a model was refused.
+        OSError: the disk is full or the output cannot be written; the work folder stays.
+    """
+    require_free(request.bundle.output)
+    require_levels(request.targets)
+    progress("reading the model", 0.0)
+    source = read_source(request.bundle.source)
+    texts = built_in_texts() if request.calibration is None else read_texts(request.calibration)
+    with work_folder(request.work_path, _decides(source, texts, request)) as work:
+        report = _report(progress, 0.0)
+        plan = plan_source(source, work, report, request.bundle.task)
+        reference = make_reference(plan, texts, work, part(progress, 0.02, _EXPORTED))
+        forms = _forms(request, reference, texts, work, part(progress, _EXPORTED, _FORMED))
+        variants = arrange(forms)
+        created = _assemble(
+            request,
+            source,
+            plan,
+            variants=variants,
+            texts=texts,
+            report=_report(progress, _FORMED),
+        )
+        return Compiled(created, variants)
+
+
+def require_levels(targets: Sequence[Target]) -> None:
+    """Refuse targets that an appliance could not tell apart.
+
+    Raises:
+        TargetError: two of them have one level.
+    """
+    seen: dict[tuple[str, str | None], str] = {}
+    for target in targets:
+        key = target.arch, target.level
+        if key in seen:
+            raise TargetError(
+                f"the targets {seen[key]!r} and {target.name!r} are both "
+                f"{target.level or target.arch}: an appliance could not tell them apart"
+            )
+        seen[key] = target.name
+
+
+def arrange(forms: Sequence[tuple[Target, Form]]) -> tuple[CompiledVariant, ...]:
+    """Return the variants in the order in which an appliance tries them.
+
+    The more a processor can do, the earlier its variant; forms that are one file are one
+    variant. The last one needs nothing where it computes the same on every processor.
+    """
+    ordered = sorted(forms, key=lambda one: (-_rank(one[0]), one[0].name))
+    by_file: dict[Path, list[tuple[Target, Form]]] = {}
+    for target, form in ordered:
+        by_file.setdefault(form.path, []).append((target, form))
+    groups = list(by_file.values())
+    # A file that more than one target takes stands where the least of them does.
+    groups.sort(key=lambda group: -min(_rank(target) for target, _ in group))
+    variants = []
+    for number, group in enumerate(groups):
+        least, form = group[-1]
+        last = number == len(groups) - 1
+        cpu = None if last and form.exact_anywhere else least.level
+        targets = tuple(target for target, _ in group)
+        variant_id = SINGLE_ID if len(groups) == 1 else _identifier(least)
+        variants.append(CompiledVariant(variant_id, cpu, targets, form))
+    return tuple(variants)
+
+
+def _rank(target: Target) -> int:
+    return 0 if target.level is None else LEVELS[target.level].rank
+
+
+def _identifier(target: Target) -> str:
+    return (target.level or target.arch).replace(".", "_")
+
+
+def _forms(
+    request: CompileRequest, reference: Reference, texts: Texts, work: Path, progress: Progress
+) -> list[tuple[Target, Form]]:
+    made = []
+    share = 1.0 / len(request.targets)
+    for number, target in enumerate(request.targets):
+        within = part(progress, number * share, min(1.0, (number + 1) * share))
+        if request.tuning is not None:
+            form = tuned_form(
+                reference,
+                target,
+                work=work,
+                tuning=request.tuning,
+                promise=request.promise,
+                texts=texts,
+                progress=within,
+            )
+        else:
+            form = untuned_form(
+                reference,
+                target,
+                work,
+                name=request.format,
+                promise=request.promise,
+                texts=None if texts.built_in else "\n".join(texts.lines),
+                progress=within,
+            )
+        made.append((target, form))
+    return made
+
+
+def _assemble(
+    request: CompileRequest,
+    source: Source,
+    plan: Plan,
+    *,
+    variants: Sequence[CompiledVariant],
+    texts: Texts,
+    report: Report,
+) -> CreatedBundle:
+    listed = [VariantSource(one.id, _copier(one.form.path), one.cpu) for one in variants]
+    files = {one.id: Variant.of(one.id, plan.backend).file for one in variants}
+
+    def statements(subjects: Mapping[str, str]) -> dict[str, bytes]:
+        described = [(files[one.id], one.targets, one.form) for one in variants]
+        made = {
+            CONVERSION_NAME: conversion_statement(
+                source,
+                described,
+                promise=request.promise,
+                texts=texts,
+                subjects=subjects,
+                backend=plan.backend,
+            )
+        }
+        for one in variants:
+            if one.form.record is not None:
+                name = _compilation_name(one.id)
+                subject = {files[one.id]: subjects[files[one.id]]}
+                made[name] = compilation_statement(one.form.record, subject)
+        return made
+
+    return assemble(request.bundle, plan, listed, report, statements)
+
+
+def compilation_statement(record: Mapping[str, JsonValue], subject: Mapping[str, str]) -> bytes:
+    """Return the statement of the search that chose a variant's file."""
+    from compiler.report.statement import statement
+
+    return statement(record, subject)
+
+
+def _compilation_name(variant_id: str) -> str:
+    suffix = "" if variant_id == SINGLE_ID else f"-{variant_id}"
+    return f"attestations/compilation{suffix}.json"
+
+
+def _copier(path: Path) -> Callable[[Path, Report], None]:
+    def write(target: Path, report: Report) -> None:
+        copy_file(path, target, report)
+
+    return write
+
+
+def _decides(source: Source, texts: Texts, request: CompileRequest) -> dict[str, JsonValue]:
+    """All that decides what lies in the work folder, whatever it is then used for."""
+    return {
+        "source": dict(source.digests),
+        "texts": texts.sha256,
+        "task": request.bundle.task,
+        "tools": {**tools("llama.cpp"), **tools("onnxruntime")},
+    }
+
+
+def _report(progress: Progress, fraction: float) -> Report:
+    return lambda label: progress(label, fraction)

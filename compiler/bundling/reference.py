@@ -1,0 +1,90 @@
+"""The model as it was given, in the backend's own format: what all forms are made of.
+
+For llama.cpp it is the GGUF file itself, or the f16 export of a folder. For ONNX it is the
+float graph after the passes, which a parity check holds to the exported one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from compiler.bundling.copying import write_file
+from compiler.bundling.plan import Plan
+from compiler.bundling.texts import Texts
+from compiler.onnx_measure.result import Feeds
+from compiler.progress import Progress, labels, part
+from security.bundle.manifest import LLAMA_CPP
+
+_CHECKED_BATCHES: Final = 1
+_BATCH: Final = 8
+MAX_TOKENS: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What forms are made of and compared with.
+
+    Attributes:
+        path: the model file.
+        plan: what the model says of itself.
+        tokenizer: a tokenizer.json, for encoders; else None.
+        feeds: the texts as inputs of the graph; empty where it takes no texts.
+    """
+
+    path: Path
+    plan: Plan
+    tokenizer: Path | None
+    feeds: tuple[Feeds, ...] = ()
+
+
+def make_reference(plan: Plan, texts: Texts, work: Path, progress: Progress) -> Reference:
+    """Write the reference of a plan into a work folder, unless it is there.
+
+    Raises:
+        SourceError, PassError, UnsafeModelError: it cannot be made, or is refused.
+        OSError: the disk is full.
+    """
+    if plan.backend == LLAMA_CPP:
+        path = work / "reference.gguf"
+        _write(plan, path, work, progress)
+        return Reference(path, plan, None)
+    from compiler.passes.manager import optimize_onnx
+
+    exported, path = work / "exported.onnx", work / "reference.onnx"
+    _write(plan, exported, work, part(progress, 0.0, 0.4))
+    tokenizer, feeds = None, _inputs(plan, texts, work)
+    if plan.tokenizer is not None:
+        tokenizer = work / "tokenizer.json"
+    if not path.exists():
+        optimize_onnx(
+            exported,
+            path,
+            check=feeds[:_CHECKED_BATCHES],
+            report=labels(part(progress, 0.4, 1.0), 10),
+        )
+    return Reference(path, plan, tokenizer, tuple(feeds))
+
+
+def _write(plan: Plan, path: Path, work: Path, progress: Progress) -> None:
+    """Have the model written beside its name, then renamed: what has its name is whole."""
+    if path.exists():
+        return
+    beside = work / f"{path.name}.partial"
+    beside.unlink(missing_ok=True)
+    plan.write_model(beside, lambda label: progress(label, 0.0))
+    beside.rename(path)
+
+
+def _inputs(plan: Plan, texts: Texts, work: Path) -> list[Feeds]:
+    """Return the texts as inputs; an encoder is looked at with at most MAX_TOKENS of each."""
+    if plan.tokenizer is None:
+        return []
+    from compiler.onnx_measure.outputs import encode_texts
+
+    tokenizer = work / "tokenizer.json"
+    if not tokenizer.exists():
+        write_file(tokenizer, plan.tokenizer)
+    most = min(plan.context_tokens, MAX_TOKENS)
+    return list(encode_texts(tokenizer, texts.lines, batch=_BATCH, max_tokens=most))

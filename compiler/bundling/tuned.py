@@ -1,0 +1,110 @@
+"""A form that a search chose: compiler/tune, asked with what a compilation knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compiler.bundling.formats import exact_anywhere
+from compiler.bundling.forms import Form
+from compiler.bundling.reference import Reference
+from compiler.bundling.texts import Texts
+from compiler.errors import QuantizationError, SearchError
+from compiler.llama.plan import GgufPlan
+from compiler.onnx_quantize.plan import OnnxPlan
+from compiler.progress import Progress
+from compiler.targets.target import Target
+from compiler.tune.choose import Load
+from compiler.tune.promise import Promise
+from security.bundle.manifest import LLAMA_CPP
+
+if TYPE_CHECKING:
+    from compiler.tune import tune
+
+_ENCODERS = ("embed", "classify")
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How to search.
+
+    Attributes:
+        load: what the model is to be fast at.
+        budget_seconds: for each target; None for no limit.
+        rounds: of speed for each finalist.
+        command: as it was typed, for the record.
+    """
+
+    load: Load
+    budget_seconds: float | None = None
+    rounds: int = 3
+    command: tuple[str, ...] = ()
+
+
+def tuned_form(
+    reference: Reference,
+    target: Target,
+    *,
+    work: Path,
+    tuning: Tuning,
+    promise: Promise,
+    texts: Texts,
+    progress: Progress,
+) -> Form:
+    """Return the form that a search finds fastest within the promise.
+
+    Raises:
+        PromiseError: no candidate keeps it; names the closest.
+        SearchError: this model cannot be tuned, or the search cannot go on.
+        QuantizationError: the texts are too short.
+    """
+    from compiler.tune import tune
+
+    folder = work / f"tune-{target.name}"
+    folder.mkdir(exist_ok=True)
+    task, backend = reference.plan.task, reference.plan.backend
+    if backend != LLAMA_CPP and task not in _ENCODERS:
+        raise SearchError(
+            f"{reference.plan.origin}: a graph of plain tensors has no texts to be judged on; "
+            "compile it with --no-tune"
+        )
+    if backend == LLAMA_CPP and texts.built_in:
+        raise QuantizationError(
+            "a search judges a decoder on text of the kind that it will see: give a file with "
+            "--calibration (some hundred lines), or compile with --no-tune"
+        )
+    request = tune.TuneRequest(
+        source=reference.path,
+        target=target,
+        promise=promise,
+        load=tuning.load,
+        folder=folder,
+        texts=_split(texts),
+        budget_seconds=tuning.budget_seconds,
+        rounds=tuning.rounds,
+        command=tuning.command,
+    )
+    if backend == LLAMA_CPP:
+        found = tune.tune_gguf(request, progress)
+    else:
+        found = tune.tune_onnx(request, progress, reference.tokenizer, task)
+    candidate = found.chosen.candidate
+    reader = GgufPlan if backend == LLAMA_CPP else OnnxPlan
+    plan = reader.from_dict(candidate.plan)
+    return Form(
+        label=candidate.label,
+        path=found.path,
+        plan=dict(candidate.plan),
+        exact_anywhere=exact_anywhere(plan),
+        quality=found.chosen.quality,
+        record=found.record,
+    )
+
+
+def _split(texts: Texts) -> tune.Texts:
+    """Give the first third to calibration and judge on the rest: never on what was fitted."""
+    from compiler.tune import tune
+
+    cut = len(texts.lines) // 3
+    return tune.Texts("\n".join(texts.lines[cut:]), "\n".join(texts.lines[:cut]))

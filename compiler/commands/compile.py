@@ -1,0 +1,190 @@
+"""`casemate compile`: from a checkpoint or any model file to a bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from casemate.cli.output import emit, fields, json_option, table, warn
+from compiler.commands.options import (
+    FILE,
+    PATH,
+    bundle_options,
+    default_name,
+    promise_of,
+    promise_options,
+    request_options,
+    working,
+)
+
+if TYPE_CHECKING:
+    from compiler.bundling.compile import Compiled, CompiledVariant, CompileRequest
+    from compiler.bundling.tuned import Tuning
+
+
+@click.command("compile")
+@click.argument("source", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="New bundle directory to make.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="this, a name that 'casemate targets' lists, or a .toml file; may be given again.  "
+    "[default: this]",
+)
+@promise_options
+@click.option(
+    "--tune/--no-tune",
+    default=True,
+    help="Search for the fastest form, or take the default of the model's kind.",
+)
+@click.option("--format", "format_", metavar="NAME", help="This format, without a search.")
+@click.option("--budget", default="20m", show_default=True, help="Time to search, per target.")
+@click.option(
+    "--for",
+    "load",
+    default="1",
+    show_default=True,
+    metavar="LOAD",
+    help="What to be fast at: a number of clients, prefill, or size.",
+)
+@click.option("--calibration", type=FILE, help="Texts of the kind to be served, one a line.")
+@click.option("--work", type=PATH, help="Folder for unfinished work.  [default: beside the bundle]")
+@click.option("--name", help="The model's name.  [default: the output's]")
+@click.option("--version", default="1.0.0", show_default=True, help="Semantic version.")
+@bundle_options
+@json_option
+def command(source: Path, as_json: bool, **options: Any) -> None:
+    """Compile SOURCE into a bundle that is fast on a target at a promised quality.
+
+    SOURCE is a checkpoint of 'casemate train', a Hugging Face directory, an ONNX file, a
+    GGUF file, or a bundle. Weights are read from safetensors only.
+
+    \b
+    Examples:
+      casemate compile runs/stories/final --no-tune -o stories/
+      casemate compile gemma.gguf --calibration notes.txt --max-kl 0.07 -o gemma/
+      casemate compile minilm/ --target x86-64-v3 --target armv8.2-dotprod -o minilm-edge/
+      casemate compile runs/intents/final --format int8 --quality exact -o intents/
+
+    Several targets give several variants; the appliance runs the first that its processor
+    satisfies. Interrupted work goes on where it was when the same command is run again.
+
+    Next: casemate sign
+    """
+    from compiler.bundling.compile import compile_bundle
+
+    request = _request(source, options)
+    with working("compiling", request.bundle.output, request.work_path) as progress:
+        made = compile_bundle(request, progress)
+    for variant in made.variants:
+        if variant.form.note is not None:
+            warn(f"{variant.id}: {variant.form.note}.")
+    if made.bundle.note is not None:
+        warn(f"no probes were recorded: {made.bundle.note}. An appliance will not install it.")
+    if made.bundle.left_out is not None:
+        warn(f"{made.bundle.left_out}.")
+    emit(as_json, described(made), _render)
+
+
+def _request(source: Path, options: dict[str, Any]) -> CompileRequest:
+    from compiler.bundling.compile import CompileRequest
+    from compiler.bundling.request import CreateRequest
+    from compiler.targets.choosing import choose_target
+
+    if options["format_"] is not None and _given("tune") and options["tune"]:
+        raise click.UsageError("give --format or --tune, not both")
+    output = options["output"]
+    return CompileRequest(
+        bundle=CreateRequest(
+            source=source,
+            output=output,
+            name=options["name"] or default_name(output.absolute()),
+            version=options["version"],
+            **request_options(options),
+        ),
+        targets=tuple(choose_target(text) for text in options["targets"] or ("this",)),
+        promise=promise_of(options),
+        format=options["format_"],
+        tuning=_tuning(options) if options["tune"] and options["format_"] is None else None,
+        calibration=options["calibration"],
+        work=options["work"],
+    )
+
+
+def _given(name: str) -> bool:
+    """Tell whether an option was typed and not left to its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def _tuning(options: dict[str, Any]) -> Tuning:
+    from compiler.bundling.tuned import Tuning
+    from compiler.tune.choose import Load
+    from compiler.tune.clock import parse_duration
+
+    return Tuning(
+        load=Load.parse(options["load"]),
+        budget_seconds=parse_duration(options["budget"]),
+        command=("casemate", *sys.argv[1:]),
+    )
+
+
+def described(made: Compiled) -> dict[str, Any]:
+    """Return what was made, for --json."""
+    manifest = made.bundle.manifest
+    return {
+        "bundle": str(made.bundle.path),
+        "name": manifest.name,
+        "version": manifest.version,
+        "task": manifest.task,
+        "context_tokens": manifest.limits.context_tokens,
+        "size_bytes": made.bundle.size_bytes,
+        "probes_recorded": made.bundle.probes,
+        "attestations": list(made.bundle.attestations),
+        "variants": [_variant(variant) for variant in made.variants],
+    }
+
+
+def _variant(variant: CompiledVariant) -> dict[str, Any]:
+    form = variant.form
+    return {
+        "id": variant.id,
+        "needs": variant.cpu,
+        "targets": [target.name for target in variant.targets],
+        "format": form.label,
+        "tuned": form.record is not None,
+        "quality": None if form.quality is None else form.quality.to_dict(),
+        "note": form.note,
+    }
+
+
+def _render(data: dict[str, Any]) -> None:
+    fields({key: value for key, value in data.items() if key != "variants"})
+    click.echo("")
+    table(
+        ["variant", "needs", "format", "quality"],
+        [
+            [v["id"], v["needs"] or "any cpu", v["format"], quality_text(v["quality"])]
+            for v in data["variants"]
+        ],
+    )
+
+
+def quality_text(quality: dict[str, Any] | None) -> str:
+    """Return the figures of a quality that were measured, in a few words."""
+    if quality is None:
+        return "not measured"
+    words = {
+        "kl_mean": "KL {:.4f}",
+        "perplexity_ratio": "perplexity x{:.3f}",
+        "top1": "same first {:.1%}",
+        "accuracy_drop": "accuracy {:+.2%} lost",
+        "spearman": "Spearman {:.4f}",
+    }
+    found = [text.format(quality[key]) for key, text in words.items() if quality[key] is not None]
+    return ", ".join(found) or "not measured"
