@@ -1,0 +1,1 @@
+"""What a compilation was: compilation.json, its page, its picture, its statement."""
