@@ -57,7 +57,7 @@ def read(source: TokenizerContent) -> Pieces:
     missing = sum(symbol not in source.vocabulary for symbol in SYMBOLS)
     if missing:
         raise source.refuse(
-            f"the vocabulary lacks {missing} of the 256 bytes, which llama.cpp would drop from texts"
+            f"the vocabulary lacks {missing} bytes, which llama.cpp would drop from a text"
         )
     merges = source.model.get("merges") or []
     return Pieces(

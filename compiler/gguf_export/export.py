@@ -125,7 +125,7 @@ def _export(source: Path, partial: Path, dtype: str, report: Report) -> _Made:
     with open_weights(source) as weights:
         check_tensors(model, weights, config)
         # (4)
-        write_gguf(partial, model, vocabulary, weights, dtype, report)
+        write_gguf(partial, model, vocabulary, weights, dtype=dtype, report=report)
         digests = dict(weights.digests)
     # (5)
     summary = inspect_gguf(partial)

@@ -13,6 +13,7 @@ must be there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 from compiler.gguf_export.pieces import (
@@ -110,7 +111,7 @@ def _scores(source: TokenizerContent, special: frozenset[int]) -> dict[int, floa
         if found:
             spans.append((min(found), max(found), number))
     spans.sort()
-    for (_, last, _), (first, _, _) in zip(spans, spans[1:], strict=False):
+    for (_, last, _), (first, _, _) in pairwise(spans):
         if first < last:
             raise source.refuse(
                 "its merges are not in the order of a SentencePiece model; llama.cpp would join "

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
 from tokenizers import Tokenizer
 
 from compiler.bundling.encoders import TOKENIZER_FILE, read_tokenizer

@@ -41,10 +41,10 @@ _MAX_TENSORS: Final = 100_000
 _MAX_DIMENSIONS: Final = 4
 _LENGTH_BYTES: Final = 8
 _CHUNK_BYTES: Final = 8 << 20
-_STORED: Final[Mapping[str, type[np.generic]]] = {
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
+_STORED: Final[Mapping[str, np.dtype[Any]]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
 }
 _PICKLED: Final = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
 
@@ -232,23 +232,23 @@ def _entries(
 ) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, int]]]:
     for name, entry in header.items():
         fields = entry if isinstance(entry, dict) else {}
-        kind, shape, place = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-        if kind not in _STORED:
+        kind = fields.get("dtype")
+        if not isinstance(kind, str) or kind not in _STORED:
             raise SourceError(
                 f"{path}: {name!r} has the type {kind}; weights are exported from "
                 f"{', '.join(_STORED)}: save the model unquantized"
             )
-        if not _numbers(shape, _MAX_DIMENSIONS) or not _numbers(place, 2) or len(place) != 2:
+        shape, place = _numbers(fields.get("shape")), _numbers(fields.get("data_offsets"))
+        if shape is None or len(shape) > _MAX_DIMENSIONS or place is None or len(place) != 2:
             raise SourceError(f"{path}: {name!r} has no valid shape or place")
-        bytes_needed = math.prod(shape) * np.dtype(_STORED[kind]).itemsize
-        if place[1] - place[0] != bytes_needed:
+        begin, stop = place
+        if stop - begin != math.prod(shape) * _STORED[kind].itemsize:
             raise SourceError(f"{path}: {name!r} does not have the length of its shape")
-        yield name, kind, tuple(shape), (place[0], place[1])
+        yield name, kind, shape, (begin, stop)
 
 
-def _numbers(value: object, most: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= most
-        and all(type(item) is int and 0 <= item < 1 << 48 for item in value)
-    )
+def _numbers(value: object) -> tuple[int, ...] | None:
+    """Return a list of sizes as a tuple, or None if it is none."""
+    if not isinstance(value, list):
+        return None
+    return tuple(value) if all(type(v) is int and 0 <= v < 1 << 48 for v in value) else None

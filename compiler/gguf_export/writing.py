@@ -47,6 +47,7 @@ def write_gguf(
     model: ModelPlan,
     vocabulary: Vocabulary,
     weights: Weights,
+    *,
     dtype: str,
     report: Report,
 ) -> None:
@@ -75,8 +76,9 @@ def write_gguf(
         total, done = sum(_elements(tensor) for tensor in model.tensors), 0
         for tensor in model.tensors:
             _write_tensor(writer, _blocks(tensor, weights, types[tensor.name]))
-            done += _elements(tensor)
-            report(f"writing the weights: {100 * done // total}%")
+            before, done = done, done + _elements(tensor)
+            if 100 * done // total > 100 * before // total:
+                report(f"writing the weights: {100 * done // total}%")
         _sync(writer)
     finally:
         writer.close()
@@ -175,7 +177,8 @@ def _file_of(writer: gguf.GGUFWriter) -> BinaryIO:
     files = writer.fout or []
     if len(files) != 1:
         raise SourceError("the GGUF writer would split the file")
-    return files[0]
+    file: BinaryIO = files[0]
+    return file
 
 
 def _sync(writer: gguf.GGUFWriter) -> None:
