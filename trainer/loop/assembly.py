@@ -139,18 +139,23 @@ def assemble(
     network.to(group.device)
     objective = build_objective(recipe.objective, network, compiled=recipe.precision.compile)
     step = Step(network, objective)
-    # Private updates sum clipped gradients themselves; a wrapper would sum unclipped ones.
-    module = step if recipe.privacy.enabled else _distributed(step, network, recipe, group)
+    module = _distributed(step, network, recipe, group)
     optimizers = build_optimizer(network, recipe.optimizer, group.device)
     return Assembly(data, network, module, optimizers, size, rows)
 
 
 def _distributed(step: Step, network: Network, recipe: Recipe, group: Group) -> nn.Module:
+    private = recipe.privacy.enabled
+    if private and recipe.distribution.strategy != "fsdp":
+        # Private updates sum clipped gradients themselves; DDP would sum unclipped ones.
+        return step
     return distribute(
         step,
         network,
         strategy=recipe.distribution.strategy,
-        dtype=recipe.precision.dtype,
+        # Gradients of one example are checked against autograd's, which takes float32 weights;
+        # what computes in bfloat16 is autocast's business.
+        dtype="float32" if private else recipe.precision.dtype,
         group=group,
         activation_checkpointing=recipe.precision.activation_checkpointing,
         compile_blocks=recipe.precision.compile,

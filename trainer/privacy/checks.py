@@ -68,11 +68,6 @@ def check_recipe(recipe: Recipe) -> list[str]:
             "precision.activation_checkpointing saves nothing where per-example gradients keep "
             "every layer's input; set it to false, and take smaller micro-batches instead"
         )
-    if recipe.distribution.strategy == "fsdp":
-        raise PrivacyError(
-            "private training keeps the whole network on every rank; set distribution.strategy "
-            "to ddp"
-        )
     return _recipe_warnings(recipe)
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial
 
 from trainer.data.batch import Batch
 from trainer.loop.step import StepLoss
@@ -50,8 +51,7 @@ def check_gradients(
     device = next(iter(parameters.values())).device
     ones = torch.ones(examples, device=device)
     with _same_randomness(device) as again:
-        total = step(batch).total
-        wanted = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+        expected = _by_autograd(step, parameters, batch)
         again()
         found = sums(batch, ones)
         again()
@@ -62,13 +62,9 @@ def check_gradients(
         other = sums(
             {name: _first_repeated(values, examples) for name, values in batch.items()}, first
         )
-    expected = {
-        name: torch.zeros_like(parameter) if gradient is None else gradient
-        for (name, parameter), gradient in zip(parameters.items(), wanted, strict=True)
-    }
     _require_same(
         expected,
-        found,
+        {name: _over_ranks(values, parameters[name]) for name, values in found.items()},
         "is used beside its layer (a fused loss, or a tie), so that it has no gradient of each "
         "example; set objective.softmax to 'full', untie it or freeze it",
     )
@@ -78,6 +74,40 @@ def check_gradients(
         "has a gradient of an example that changes with other examples of the batch (batch "
         "statistics or in-batch negatives); such a model cannot be trained privately",
     )
+
+
+def _by_autograd(
+    step: Callable[[Batch], StepLoss], parameters: Mapping[str, nn.Parameter], batch: Batch
+) -> dict[str, Tensor]:
+    """Return autograd's gradients, whole; where ranks hold shards, summed over the ranks."""
+    total = step(batch).total
+    wanted: list[Tensor | None]
+    if not any(isinstance(parameter.data, DTensor) for parameter in parameters.values()):
+        wanted = list(torch.autograd.grad(total, list(parameters.values()), allow_unused=True))
+    else:
+        # FSDP gathers and sums around a backward pass, and around nothing else.
+        total.backward()  # type: ignore[no-untyped-call]
+        wanted = [parameter.grad for parameter in parameters.values()]
+        for parameter in parameters.values():
+            parameter.grad = None
+    return {
+        name: _whole(gradient, parameter)
+        for (name, parameter), gradient in zip(parameters.items(), wanted, strict=True)
+    }
+
+
+def _whole(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
+    if gradient is None:
+        return torch.zeros(parameter.shape, device=parameter.device)
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+
+def _over_ranks(values: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return a rank's own values; where ranks hold shards of the weight, the sum over ranks."""
+    if not isinstance(parameter.data, DTensor):
+        return values
+    mesh = parameter.data.device_mesh
+    return DTensor.from_local(values, mesh, [Partial()], run_check=False).full_tensor()
 
 
 def _first_repeated(values: Tensor, examples: int) -> Tensor:

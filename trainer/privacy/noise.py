@@ -86,8 +86,9 @@ def add_noise_(
     noise_multiplier: float,
     sensitivity: float,
     generator: SecretGenerator,
+    coordinates: int = 0,
 ) -> None:
-    """Add noise to all of `sums`, in place; call it once for an update, on one rank.
+    """Add noise to all of `sums`, in place; call it once for each value of an update.
 
     Args:
         sums: float32 tensors, on any device; together one vector.
@@ -95,6 +96,8 @@ def add_noise_(
         noise_multiplier: standard deviation over sensitivity; 0 adds nothing.
         sensitivity: the most that one unit changes the whole vector, as an L2 norm.
         generator: the secret coins.
+        coordinates: values of the whole vector, where `sums` are a part of it and others
+            noise the rest; 0 if they are all of it.
 
     Raises:
         PrivacyError: an unknown mode, values that are no numbers, or a sum that is not
@@ -117,7 +120,7 @@ def add_noise_(
     if noise_multiplier == 0:
         return
     # 2. One scale for the whole vector.
-    values = sum(tensor.numel() for tensor in sums.values())
+    values = coordinates or sum(tensor.numel() for tensor in sums.values())
     step = math.ldexp(1.0, math.frexp(sensitivity)[1] - 1 - _GRID_BITS)
     rounding = step * math.sqrt(values) if mode == "discrete" else 0.0
     deviation = noise_multiplier * (sensitivity + rounding)

@@ -42,7 +42,8 @@ class PrivateUpdates:
         loaded: a recipe with privacy.
         output: the run folder.
         group: the ranks.
-        parts: the network, not wrapped by DDP or FSDP.
+        parts: the network, sharded by FSDP or not; not wrapped by DDP, whose sums of
+            gradients have no place here.
 
     Raises:
         PrivacyError: the run cannot be claimed or accounted for; nothing was charged.
@@ -88,6 +89,7 @@ class PrivateUpdates:
             self._check_gradients()
         self._releases = begin(self._prepared, self._group, step=step, head=head)
         self._updater = PrivateUpdater(
+            module=self._parts.module,
             network=self._parts.network,
             gradients=self._gradients,
             optimizers=self._parts.optimizers,

@@ -4,20 +4,20 @@ The counterpart of `trainer.loop.update`, with the same result, so that the loop
 does not know which of them it calls.
 
 Invariants: an update is charged, and the charge is on the disk, before anything of it
-touches the weights; noise is added once, by the first rank, to the sum over all ranks;
-what the sum is divided by is public and the same for every update, however many records
-were drawn.
+touches the weights; noise is added once to every coordinate of the sum over all ranks
+(`summed`); what the sum is divided by is public and the same for every update, however many
+records were drawn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from trainer.distribution.group import Group
+from trainer.distribution.wrap import release_weights
 from trainer.errors import DivergenceError
 from trainer.loop.batches import Autocast, count_tokens, to_device
 from trainer.loop.interrupts import StopReason, stop_reason, stop_wish
@@ -27,10 +27,10 @@ from trainer.optimization.optimizers import Optimizers
 from trainer.optimization.schedule import learning_rate_factor
 from trainer.privacy.gradients import PerExampleGradients
 from trainer.privacy.loader import PrivateLoader, PrivateMicroBatch
-from trainer.privacy.noise import add_noise_
 from trainer.privacy.plan import PrivacyPlan
 from trainer.privacy.randomness import SecretGenerator
 from trainer.privacy.releases import Releases
+from trainer.privacy.summed import Summed
 from trainer.recipe.schema import OptimizerOptions
 
 # Figures that all ranks add up: total, plain, targets, right ones, tokens, two wishes to stop.
@@ -41,7 +41,8 @@ class PrivateUpdater:
     """Makes private updates.
 
     Args:
-        network: its trainable weights move.
+        module: a `Step`, sharded or not.
+        network: the one in it; its trainable weights move.
         gradients: sums clipped per-example gradients of these weights.
         optimizers: over the same weights.
         loader: draws the records.
@@ -56,6 +57,7 @@ class PrivateUpdater:
     def __init__(
         self,
         *,
+        module: nn.Module,
         network: nn.Module,
         gradients: PerExampleGradients,
         optimizers: Optimizers,
@@ -67,6 +69,7 @@ class PrivateUpdater:
         seed: int,
         autocast: Autocast,
     ) -> None:
+        self._module = module
         self._network = network
         self._gradients = gradients
         self._optimizers = optimizers
@@ -87,30 +90,28 @@ class PrivateUpdater:
             LedgerError: it could not be charged; the weights are untouched.
             DivergenceError: the sum is no number; it was charged, the weights are untouched.
         """
-        self._network.train()
+        self._module.train()
         figures = torch.zeros(_FIGURES, dtype=torch.float64, device=self._group.device)
         figures[5:7] += torch.tensor(stop_wish(wants_stop), device=figures.device)
         # 1. Draw, secretly; 2. sum what each record contributes at most.
         for micro in self._loader.step(step):
             self._accumulate(step, micro, figures)
         # 3. One sum over the ranks.
-        sums = Flat(self._gradients.take())
-        self._group.sum_(sums.values)
+        sums = Summed(self._gradients.take(), dict(self._network.named_parameters()), self._group)
         self._group.sum_(figures)
         # 4. Charge, durably, before anything is released.
         self._releases.charge(step)
         # 5. Noise, once.
-        self._add_noise(sums)
+        sums.add_noise(self._plan, self._noise)
         # 6. Divide by what is public.
-        sums.values /= self._plan.normalizer
-        norm = float(torch.linalg.vector_norm(sums.values))
+        norm = sums.divide(self._plan.normalizer)
         if not math.isfinite(norm):
             raise DivergenceError(
                 f"the noised sum of step {step + 1} is no number; the weights were left as they "
                 "were. Lower optimizer.learning_rate and continue from the last checkpoint"
             )
         # 7. Move the weights.
-        sums.give_to(dict(self._network.named_parameters()))
+        sums.give()
         self._optimizers.set_factor(learning_rate_factor(step, self._options, self._plan.steps))
         self._optimizers.step()
         self._optimizers.zero_grad()
@@ -122,22 +123,10 @@ class PrivateUpdater:
         statistics = self._gradients.accumulate(
             to_device(micro.batch, device), micro.weights.to(device), autocast=self._autocast
         )
+        # A pass without a backward pass leaves the weights of FSDP whole.
+        release_weights(self._module)
         figures[:4] += torch.stack([part.double() for part in statistics.loss])
         figures[4] += count_tokens(micro.batch)
-
-    def _add_noise(self, sums: Flat) -> None:
-        """Add noise on the first rank and give everybody the very same values."""
-        if self._group.is_first:
-            add_noise_(
-                {"all": sums.values},
-                mode=self._plan.noise,
-                noise_multiplier=self._plan.noise_multiplier,
-                sensitivity=self._plan.sensitivity,
-                generator=self._noise,
-            )
-        else:
-            sums.values.zero_()
-        self._group.sum_(sums.values)
 
     def _result(self, figures: Tensor, norm: float) -> UpdateResult:
         total, plain, targets, right, tokens, asked, late = figures.tolist()
@@ -151,24 +140,3 @@ class PrivateUpdater:
             gradient_norm=norm,
             stop=stop_reason(asked, late),
         )
-
-
-class Flat:
-    """Tensors as one float32 vector: one all-reduce, one noise, one division.
-
-    Attributes:
-        values: f32, all of them, in the order of the names.
-    """
-
-    def __init__(self, parts: Mapping[str, Tensor]) -> None:
-        self._shapes = {name: part.shape for name, part in parts.items()}
-        self.values = torch.cat([part.reshape(-1).float() for part in parts.values()])
-
-    def give_to(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Make each piece the gradient of the parameter of its name."""
-        begin = 0
-        for name, shape in self._shapes.items():
-            parameter = parameters[name]
-            end = begin + shape.numel()
-            parameter.grad = self.values[begin:end].view(shape).to(parameter.dtype)
-            begin = end

@@ -155,7 +155,6 @@ def test_a_ledger_that_a_recipe_names_must_be_there(tmp_path: Path) -> None:
         ("privacy.delta=0.09", "delta"),
         ("batch.sequences=4000", "batch"),
         ("privacy.noise_multiplier=0.1", "epsilon"),
-        ("distribution.strategy=fsdp", "ddp"),
         ("precision.compile=true", "compile"),
         ("precision.activation_checkpointing=true", "activation_checkpointing"),
     ],
@@ -214,10 +213,11 @@ def plan_of(output: Path) -> dict[str, Any]:
     return found
 
 
-def test_two_ranks_make_one_private_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_make_one_private_run(tmp_path: Path, strategy: str) -> None:
     recipe = write_recipe(tmp_path)
     output = tmp_path / "run"
-    overrides = words(tmp_path, "batch.micro_sequences=10")
+    overrides = words(tmp_path, "batch.micro_sequences=10", f"distribution.strategy={strategy}")
     both = start(command(recipe, output, *overrides, "--ranks", "2"))
     _, errors = both.communicate(timeout=100)
     assert both.returncode == 0, errors
@@ -225,3 +225,32 @@ def test_two_ranks_make_one_private_run(tmp_path: Path) -> None:
     assert charged(output) == 12
     claim: dict[str, Any] = json.loads((output / "final" / "privacy.json").read_text())["claim"]
     assert claim["epsilon"] <= 8.0
+
+
+def test_a_sharded_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    output = tmp_path / "run"
+    overrides = words(
+        tmp_path,
+        "batch.micro_sequences=10",
+        "distribution.strategy=fsdp",
+        "run.steps=400",
+        "evaluation.every_steps=0",
+    )
+    first = start(command(recipe, output, *overrides, "--ranks", "2"))
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and first.poll() is None:
+            if (output / LEDGER_FILE).exists() and charged(output) >= 3:
+                break
+            time.sleep(0.01)
+        first.send_signal(signal.SIGINT)
+    finally:
+        _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    done = charged(output)
+    assert 3 <= done < 400
+    # Shards of two ranks are whole weights for one.
+    again = load_tiny(tmp_path, *overrides, "distribution.strategy=ddp")
+    assert run_here(again, output, stop_after=done + 2)["steps"] == done + 3
+    assert charged(output) == done + 3
