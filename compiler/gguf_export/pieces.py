@@ -38,6 +38,7 @@ class Pieces:
     add_space_prefix: bool | None = None
     dropped: int | None = None
     nfc: bool = False
+    built: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

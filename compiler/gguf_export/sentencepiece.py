@@ -12,7 +12,7 @@ must be there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import pairwise
 from typing import Any, Final
 
@@ -27,6 +27,11 @@ from compiler.gguf_export.pieces import (
 _SPACE: Final = "\u2581"
 _REPLACE: Final = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 _PREPEND: Final = {"type": "Prepend", "prepend": _SPACE}
+# llama.cpp joins any two pieces whose text is a token, be it a control token.
+BUILT_NOTE: Final = (
+    "a text that spells a control token may be taken for it by llama.cpp, whatever it is told; "
+    "Casemate's runtime cuts such a text in two"
+)
 _UNWANTED: Final = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
 
 
@@ -49,6 +54,12 @@ def read(source: TokenizerContent) -> Pieces:
     if len(bytes_) != len(_BYTES):
         raise source.refuse("the vocabulary lacks some of the bytes <0x00> to <0xFF>")
     types = dict.fromkeys(sorted(bytes_), BYTE)
+    normal = set(source.vocabulary) - {token["content"] for token in source.added.values()}
+    built = tuple(
+        token["content"]
+        for token in source.added.values()
+        if token.get("special") and _joins(token["content"], normal)
+    )
     unknown = source.vocabulary.get(str(source.model.get("unk_token")))
     if unknown is not None:
         types[unknown] = UNKNOWN
@@ -59,10 +70,17 @@ def read(source: TokenizerContent) -> Pieces:
         types=types,
         scores=_scores(source, frozenset(types) | frozenset(source.added)),
         add_space_prefix=prefix,
+        built=built,
+        notes=(BUILT_NOTE,) if built else (),
     )
 
 
 _BYTES: Final = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+
+def _joins(text: str, tokens: Set[str]) -> bool:
+    """Tell whether two tokens make `text`."""
+    return any(text[:cut] in tokens and text[cut:] in tokens for cut in range(1, len(text)))
 
 
 def _space_prefix(content: Mapping[str, Any]) -> bool | None:

@@ -53,6 +53,7 @@ class Vocabulary:
         chat_template: the source's own, or None.
         dropped: an id that llama.cpp leaves out where the source gives it, or None.
         nfc: the source brings texts into NFC first, which llama.cpp does not.
+        built: control tokens that llama.cpp may join out of their own letters.
         notes: what differs from the source, for a person.
     """
 
@@ -69,6 +70,7 @@ class Vocabulary:
     chat_template: str | None
     dropped: int | None = None
     nfc: bool = False
+    built: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -104,6 +106,7 @@ def read_vocabulary(folder: Path, config: Configuration, rows: int) -> tuple[Voc
             chat_template=specials.chat_template,
             dropped=pieces.dropped,
             nfc=pieces.nfc,
+            built=pieces.built,
             notes=pieces.notes,
         ),
         tokenizer,

@@ -100,7 +100,9 @@ def sentencepiece(*, prefix: bool) -> Tokenizer:
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, min_frequency=1, show_progress=False)
-    learned.train_from_iterator([text for text in CORPUS if "▁" not in text], trainer)
+    learned.train_from_iterator(
+        [text for text in CORPUS if not {"▁", "\0"}.intersection(text)], trainer
+    )
     by_rank = sorted(learned.get_vocab().items(), key=lambda item: item[1])
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens += [token for token, _ in by_rank]
