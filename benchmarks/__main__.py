@@ -25,6 +25,7 @@ BENCHMARKS = (
     "softmax",
     "chunked_loss",
     "word_embeddings",
+    "secrets",
 )
 
 
