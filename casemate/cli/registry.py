@@ -43,6 +43,21 @@ COMMANDS: dict[str, Entry] = {
         "Train",
         "trainer",
     ),
+    "compile": Entry(
+        "compiler.commands.compile",
+        "Compile a model into a bundle for a processor.",
+        "Models",
+        "compiler",
+    ),
+    "quantize": Entry(
+        "compiler.commands.quantize", "Write a model in another format.", "Models", "compiler"
+    ),
+    "compare": Entry(
+        "compiler.commands.compare",
+        "Compare two forms of a model: size, speed, answers.",
+        "Models",
+        "compiler",
+    ),
     "bundle": Entry(
         "compiler.commands.bundle", "Create bundles and look inside them.", "Models", "compiler"
     ),

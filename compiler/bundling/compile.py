@@ -36,6 +36,7 @@ from compiler.bundling.tuned import Tuning, tuned_form
 from compiler.bundling.workfolder import work_folder
 from compiler.errors import TargetError
 from compiler.progress import Progress, part
+from compiler.report.statement import statement
 from compiler.source.read import read_source
 from compiler.source.source import Source
 from compiler.targets.target import Target
@@ -232,17 +233,10 @@ def _assemble(
             if one.form.record is not None:
                 name = _compilation_name(one.id)
                 subject = {files[one.id]: subjects[files[one.id]]}
-                made[name] = compilation_statement(one.form.record, subject)
+                made[name] = statement(one.form.record, subject)
         return made
 
     return assemble(request.bundle, plan, listed, report, statements)
-
-
-def compilation_statement(record: Mapping[str, JsonValue], subject: Mapping[str, str]) -> bytes:
-    """Return the statement of the search that chose a variant's file."""
-    from compiler.report.statement import statement
-
-    return statement(record, subject)
 
 
 def _compilation_name(variant_id: str) -> str:

@@ -28,6 +28,7 @@ from compiler.errors import PromiseError
 from compiler.llama.plan import GgufPlan
 from compiler.onnx_quantize.plan import FLOAT32, OnnxPlan
 from compiler.progress import Progress, part
+from compiler.report.record import Compilation
 from compiler.targets.target import Target
 from compiler.tune.candidate import Quality
 from compiler.tune.promise import Promise
@@ -59,7 +60,7 @@ class Form:
     exact_anywhere: bool
     quality: Quality | None = None
     note: str | None = None
-    record: dict[str, JsonValue] | None = None
+    record: Compilation | None = None
 
 
 def untuned_form(

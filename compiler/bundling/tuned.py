@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.bundling.formats import exact_anywhere
-from compiler.bundling.forms import Form
+from compiler.bundling.forms import Form, untuned_form
 from compiler.bundling.reference import Reference
 from compiler.bundling.texts import Texts
 from compiler.errors import QuantizationError, SearchError
 from compiler.llama.plan import GgufPlan
 from compiler.onnx_quantize.plan import OnnxPlan
 from compiler.progress import Progress
-from compiler.targets.target import Target
+from compiler.targets.target import Target, is_this_machine
 from compiler.tune.choose import Load
 from compiler.tune.promise import Promise
 from security.bundle.manifest import LLAMA_CPP
 
 if TYPE_CHECKING:
     from compiler.tune import tune
-
-_ENCODERS = ("embed", "classify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,9 @@ def tuned_form(
 ) -> Form:
     """Return the form that a search finds fastest within the promise.
 
+    An encoder for another machine than this one gets the default form, and the note says
+    so: how fast a graph is there can be neither measured nor computed here.
+
     Raises:
         PromiseError: no candidate keeps it; names the closest.
         SearchError: this model cannot be tuned, or the search cannot go on.
@@ -61,10 +62,17 @@ def tuned_form(
     """
     from compiler.tune import tune
 
+    task, backend = reference.plan.task, reference.plan.backend
+    if backend != LLAMA_CPP and not is_this_machine(target):
+        form = untuned_form(
+            reference, target, work, name=None, promise=promise, texts=None, progress=progress
+        )
+        told = f"nothing was searched: {target.name} is not this machine; the default was taken"
+        return replace(form, note="; ".join(filter(None, (told, form.note))))
     folder = work / f"tune-{target.name}"
     folder.mkdir(exist_ok=True)
-    task, backend = reference.plan.task, reference.plan.backend
-    if backend != LLAMA_CPP and task not in _ENCODERS:
+    tokenizer = reference.tokenizer
+    if backend != LLAMA_CPP and tokenizer is None:
         raise SearchError(
             f"{reference.plan.origin}: a graph of plain tensors has no texts to be judged on; "
             "compile it with --no-tune"
@@ -85,10 +93,10 @@ def tuned_form(
         rounds=tuning.rounds,
         command=tuning.command,
     )
-    if backend == LLAMA_CPP:
+    if tokenizer is None:
         found = tune.tune_gguf(request, progress)
     else:
-        found = tune.tune_onnx(request, progress, reference.tokenizer, task)
+        found = tune.tune_onnx(request, progress, tokenizer, task)
     candidate = found.chosen.candidate
     reader = GgufPlan if backend == LLAMA_CPP else OnnxPlan
     plan = reader.from_dict(candidate.plan)

@@ -102,8 +102,10 @@ def _the_one(names: list[str], wanted: tuple[str, ...], origin: Path) -> str:
 
 
 def _rename(model: ModelProto, old: str, new: str) -> str:
-    """Rename a value that nodes of the main graph compute and use."""
+    """Rename a value that nodes of the main graph compute and use, and who is called like it."""
     for node in model.graph.node:
+        # The nodes that are added take the free name; ONNX Runtime allows none twice.
+        node.name = new if node.name == old else node.name
         for names in (node.input, node.output):
             for index, name in enumerate(names):
                 if name == old:

@@ -1,0 +1,124 @@
+"""Two models side by side: size, speed, and how far the second is from the first.
+
+Both must be of one kind: two GGUF files with one vocabulary, or two encoders with one
+tokenizer. Speeds are measured here, interleaved, and only their ratio is worth keeping.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from compiler.bundling.forms import judge
+from compiler.bundling.reference import Reference, make_reference
+from compiler.bundling.sources import plan_source
+from compiler.bundling.texts import Texts
+from compiler.errors import SourceError
+from compiler.progress import Progress, part
+from compiler.source.read import read_source
+from compiler.tune.candidate import Quality
+from security.bundle.manifest import LLAMA_CPP
+
+_ROUNDS: Final = 3
+_SECONDS: Final = 0.5
+_BATCHES: Final = (1, 4, 16)
+_PREFILL: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was seen of two models, the second by the first.
+
+    Attributes:
+        sizes: of the model files, in bytes.
+        speed_ratios: by what was timed ("decode@1", "encode@32x128"): the second's rate by
+            the first's, medians of interleaved rounds; empty where nothing could be timed.
+        quality: of the second against the first, or None where there was nothing to judge on.
+        same_bytes: whether both are one file.
+    """
+
+    sizes: tuple[int, int]
+    speed_ratios: dict[str, float]
+    quality: Quality | None
+    same_bytes: bool
+
+
+def compare_models(
+    first: Path, second: Path, work: Path, texts: Texts, *, timed: bool, progress: Progress
+) -> Comparison:
+    """Compare the model at `second` with the one at `first`.
+
+    Args:
+        first: the one that is taken to be right; anything that can become a bundle.
+        second: another form of it.
+        work: an empty folder.
+        texts: to judge on; a decoder is not judged on the built-in ones, which are too few.
+        timed: whether to measure speed.
+        progress: told how far it is.
+
+    Raises:
+        SourceError: one cannot be read, or they are not of one kind.
+        QuantizationError, ChildError: they cannot be run on the same inputs.
+    """
+    made = []
+    for number, path in enumerate((first, second)):
+        folder = work / str(number)
+        folder.mkdir()
+        plan = plan_source(read_source(path), folder, lambda label: progress(label, 0.0))
+        made.append(make_reference(plan, texts, folder, part(progress, number * 0.1, 0.2)))
+    one, other = made
+    _require_alike(one, other)
+    words = None if texts.built_in else "\n".join(texts.lines)
+    quality = judge(one, other.path, work, words, part(progress, 0.2, 0.7))
+    ratios = _ratios(one, other, part(progress, 0.7, 1.0)) if timed else {}
+    sizes = one.path.stat().st_size, other.path.stat().st_size
+    same = sizes[0] == sizes[1] and one.path.read_bytes() == other.path.read_bytes()
+    return Comparison(sizes, ratios, quality, same)
+
+
+def _require_alike(one: Reference, other: Reference) -> None:
+    if one.plan.backend != other.plan.backend or one.plan.task != other.plan.task:
+        raise SourceError(
+            f"{one.plan.origin} is for {one.plan.task} on {one.plan.backend}, "
+            f"{other.plan.origin} for {other.plan.task} on {other.plan.backend}: they cannot be "
+            "compared"
+        )
+    if one.plan.tokenizer != other.plan.tokenizer:
+        raise SourceError(
+            f"{other.plan.origin}: has another tokenizer than {one.plan.origin}: their answers "
+            "are not about the same tokens"
+        )
+
+
+def _ratios(one: Reference, other: Reference, progress: Progress) -> dict[str, float]:
+    threads = len(os.sched_getaffinity(0))
+    if one.plan.backend == LLAMA_CPP:
+        from compiler.llama.speed import SpeedSettings, measure_speeds
+
+        settings = SpeedSettings(threads=threads)
+        prefill = min(_PREFILL, max(1, one.plan.context_tokens // 2))
+        first, second = measure_speeds(
+            [(one.path, settings), (other.path, settings)],
+            batches=_BATCHES,
+            prefill=prefill,
+            seconds=_SECONDS,
+            rounds=_ROUNDS,
+            progress=progress,
+        )
+        found = {f"decode@{n}": second.decode[n].median / first.decode[n].median for n in _BATCHES}
+        return {**found, f"prefill@{prefill}": second.prefill.median / first.prefill.median}
+    if one.tokenizer is None:
+        return {}
+    from compiler.onnx_measure.speed import measure_onnx_speed
+
+    progress("timing both", 0.0)
+    speeds = [
+        measure_onnx_speed(path, threads=threads, seconds=_SECONDS, rounds=_ROUNDS)
+        for path in (one.path, other.path)
+    ]
+    return {
+        f"encode@{a.batch}x{a.length}": b.median / a.median
+        for a, b in zip(speeds[0].cases, speeds[1].cases, strict=True)
+    }

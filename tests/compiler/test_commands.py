@@ -1,0 +1,311 @@
+"""`casemate compile`, `quantize` and `compare`: what they make, say and leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from casemate.cli.main import cli
+from compiler.bundling.workfolder import work_folder
+from security.bundle.attestations import STATEMENT_TYPE
+from security.bundle.opening import open_unsigned
+from tests.support.tiny_models import (
+    tiny_classifier_dir,
+    tiny_encoder_dir,
+    tiny_gguf,
+    tiny_onnx,
+)
+
+VNNI, PLAIN = "x86-64-v4-vnni", "x86-64-v3"
+PATIENCE_SECONDS = 60
+
+
+def casemate(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def compiled(source: Path, output: Path, *more: str | Path) -> Result:
+    """Compile without a search and without running the bundle."""
+    return casemate("compile", source, "-o", output, "--no-tune", "--no-probes", "--json", *more)
+
+
+def document(result: Result) -> Any:
+    assert result.exit_code == 0, (result.output, result.exception)
+    found: Any = json.loads(result.stdout)
+    return found
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    return tiny_encoder_dir(tmp_path / "model")
+
+
+def test_an_encoder_becomes_8_bits_and_says_how_good_it_is(encoder: Path, tmp_path: Path) -> None:
+    data = document(compiled(encoder, tmp_path / "out", "--target", VNNI))
+    assert (data["name"], data["task"]) == ("out", "embed")
+    (variant,) = data["variants"]
+    assert (variant["id"], variant["needs"], variant["format"]) == ("default", VNNI, "int8")
+    assert variant["quality"]["spearman"] > 0.99
+    with open_unsigned(tmp_path / "out") as opened:
+        summary = opened.summaries["default"]
+        assert opened.manifest.variants[0].cpu == VNNI
+        statement = json.loads(opened.files["attestations/conversion.json"].read())
+    assert "DynamicQuantizeMatMul" in " ".join(summary.operators)  # type: ignore[union-attr]
+    assert statement["_type"] == STATEMENT_TYPE
+    files = statement["predicate"]["source"]["files"]
+    weights = hashlib.sha256((encoder / "model.safetensors").read_bytes()).hexdigest()
+    assert files["model.safetensors"] == weights
+    assert statement["subject"][0]["name"] == "variants/default/model.onnx"
+    assert str(tmp_path) not in json.dumps(statement)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_two_targets_give_two_variants_the_faster_first(encoder: Path, tmp_path: Path) -> None:
+    targets = ("--target", PLAIN, "--target", VNNI)
+    data = document(compiled(encoder, tmp_path / "out", *targets))
+    shown = [(v["id"], v["needs"], v["format"]) for v in data["variants"]]
+    assert shown == [("x86-64-v4-vnni", VNNI, "int8"), ("x86-64-v3", None, "int8, 7-bit weights")]
+
+
+def test_targets_that_take_one_file_share_a_variant(tmp_path: Path) -> None:
+    source = tiny_gguf(tmp_path / "t.gguf")
+    targets = ("--target", PLAIN, "--target", VNNI, "--target", "armv8.2-dotprod")
+    data = document(compiled(source, tmp_path / "out", *targets))
+    (variant,) = data["variants"]
+    assert (variant["id"], variant["needs"]) == ("default", None)
+    assert (tmp_path / "out/variants/default/model.gguf").read_bytes() == source.read_bytes()
+
+
+def test_a_classifier_and_a_plain_graph(tmp_path: Path) -> None:
+    classifier = tiny_classifier_dir(tmp_path / "classifier")
+    data = document(compiled(classifier, tmp_path / "c", "--quality", "small"))
+    assert data["task"] == "classify"
+    assert data["variants"][0]["quality"]["top1"] > 0.9
+    data = document(compiled(tiny_onnx(tmp_path / "t.onnx"), tmp_path / "t"))
+    assert data["task"] == "tensor"
+    assert data["variants"][0]["format"] == "float32"
+
+
+def test_a_bundle_is_a_source(encoder: Path, tmp_path: Path) -> None:
+    document(compiled(encoder, tmp_path / "float", "--format", "float32"))
+    document(compiled(tmp_path / "float", tmp_path / "again", "--target", PLAIN))
+    with open_unsigned(tmp_path / "float") as first, open_unsigned(tmp_path / "again") as second:
+        assert first.manifest.encoder == second.manifest.encoder
+        assert first.files["tokenizer/tokenizer.json"].sha256 == (
+            second.files["tokenizer/tokenizer.json"].sha256
+        )
+
+
+def test_the_same_source_and_plan_give_the_same_bytes(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere/other-name"
+    shutil.copytree(encoder, moved)
+    more = ("--target", VNNI, "--target", PLAIN, "--name", "same")
+    for source, output in ((encoder, "a"), (moved, "b")):
+        document(compiled(source, tmp_path / output, *more))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def truncated(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (no_tokenizer, "has no tokenizer.json"),
+        (pickled, "never opened; convert them to safetensors"),
+        (truncated, "model.safetensors: is cut short"),
+    ],
+)
+def test_a_bad_source_is_refused_by_name(
+    encoder: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(encoder)
+    result = compiled(encoder, tmp_path / "out")
+    assert result.exit_code == 1
+    assert message in str(result.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--target", "vax"], "there is no target 'vax'"),
+        (["--target", VNNI, "--target", VNNI], "could not tell them apart"),
+        (["--format", "q4_0"], "ONNX has no format 'q4_0' here; there are float32"),
+        (["--format", "int8-static"], None),
+        (["--min-spearman", "2"], "min_spearman: must be from -1 to 1"),
+    ],
+)
+def test_what_cannot_be_asked_for(
+    encoder: Path, tmp_path: Path, more: list[str], message: str | None
+) -> None:
+    result = compiled(encoder, tmp_path / "out", *more)
+    if message is None:
+        assert result.exit_code == 0, result.output
+        return
+    assert result.exit_code == 1
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_usage_is_wrong_where_options_contradict(encoder: Path, tmp_path: Path) -> None:
+    words = ("compile", encoder, "-o", tmp_path / "out", "--tune", "--format", "int8")
+    result = casemate(*words)
+    assert result.exit_code == 2
+    assert "not both" in result.output
+
+
+def test_an_output_that_exists_is_left_alone(encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    result = compiled(encoder, tmp_path / "out")
+    assert "exists already" in str(result.exception)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_named_format_that_breaks_the_promise_is_refused(encoder: Path, tmp_path: Path) -> None:
+    promise = ("--format", "int4-blocks", "--min-spearman", "1.0")
+    result = compiled(encoder, tmp_path / "out", *promise)
+    assert result.exit_code == 1
+    assert "--format int4-blocks breaks the promise" in str(result.exception)
+    assert "promised at least 1" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_default_that_breaks_the_promise_is_not_used(encoder: Path, tmp_path: Path) -> None:
+    result = compiled(encoder, tmp_path / "out", "--min-spearman", "1.0")
+    data = document(result)
+    assert data["variants"][0]["format"] == "float32"
+    assert "would break the promise" in result.stderr
+
+
+def test_calibration_text_that_is_too_short(encoder: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("zebra\n\nquagga\n")
+    result = compiled(encoder, tmp_path / "out", "--calibration", texts)
+    assert "is too short: 2 lines with text" in str(result.exception)
+    assert "zebra" not in str(result.exception)
+
+
+def started(*words: str | Path, limit_bytes: int | None = None) -> subprocess.Popen[str]:
+    """A real process of the command."""
+    code = "import sys; from casemate.cli.main import main; main()"
+    if limit_bytes is not None:
+        size = f"({limit_bytes}, {resource.RLIM_INFINITY})"
+        code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, {size}); {code}"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_an_interruption_leaves_work_that_the_same_command_takes_up(
+    encoder: Path, tmp_path: Path
+) -> None:
+    output, work = tmp_path / "out", tmp_path / ".out.work"
+    process = started("compile", encoder, "-o", output, "--no-tune", "--no-probes")
+    while not (work / "exported.onnx").exists():
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 1
+    assert "interrupted" in said
+    assert str(work) in said
+    assert not output.exists()
+    document(compiled(encoder, output))
+    assert not work.exists()
+
+
+def test_a_full_disk_leaves_no_bundle_and_says_so(encoder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    words = ("compile", encoder, "-o", output, "--no-tune", "--no-probes")
+    process = started(*words, limit_bytes=100_000)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 1, said
+    assert "File too large" in said
+    assert not output.exists()
+
+
+def test_one_work_folder_is_not_shared(tmp_path: Path) -> None:
+    from compiler.errors import SourceError
+
+    with (
+        work_folder(tmp_path / "w", {"source": 1}),
+        pytest.raises(SourceError, match="another compilation works here"),
+        work_folder(tmp_path / "w", {"source": 1}),
+    ):
+        pass
+
+
+def test_a_work_folder_of_another_source_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "w"
+
+    def cut_short(source: int) -> bool:
+        """Whether earlier work was there; then make some and fail."""
+        found = False
+        with contextlib.suppress(ZeroDivisionError), work_folder(path, {"source": source}) as work:
+            found = (work / "made").exists()
+            (work / "made").write_text("x")
+            raise ZeroDivisionError
+        return found
+
+    assert [cut_short(1), cut_short(1), cut_short(2)] == [False, True, False]
+    with work_folder(path, {"source": 2}) as work:
+        assert (work / "made").exists()
+    assert not path.exists()
+
+
+def test_quantize_and_compare(encoder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "int8.onnx"
+    data = document(casemate("quantize", encoder, "--format", "int8", "-o", output, "--json"))
+    assert data["plan"]["reduce_range"] is True
+    assert data["size_bytes"] == output.stat().st_size
+    shutil.copy(encoder / "tokenizer.json", tmp_path)
+    shutil.copy(encoder / "config.json", tmp_path)
+    data = document(casemate("compare", encoder, output, "--no-speed", "--json"))
+    assert data["quality"]["spearman"] > 0.99
+    assert data["same_bytes"] is False
+    other = casemate("compare", encoder, tiny_gguf(tmp_path / "t.gguf"), "--json")
+    assert "they cannot be compared" in str(other.exception)
+
+
+@pytest.mark.parametrize("name", ["compile", "quantize", "compare"])
+def test_help_has_examples(name: str) -> None:
+    shown = casemate(name, "--help")
+    assert shown.exit_code == 0
+    assert f"casemate {name} " in shown.output.split("Example", 1)[1]
