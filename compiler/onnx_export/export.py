@@ -66,6 +66,7 @@ def export_onnx(
     cache: bool = False,
     opset: int = OPSET,
     report: Report = lambda _: None,
+    run: Callable[[Job, Report], Outcome] = run_job,
 ) -> OnnxExport:
     """Export a checkpoint of the trainer, or a Hugging Face directory.
 
@@ -82,6 +83,7 @@ def export_onnx(
             and decoder_with_past_model.onnx for an encoder-decoder.
         opset: version of the standard operators; 18, 19 or 20.
         report: is told what is going on.
+        run: has optimum do its part; by default in a process of its own.
 
     Raises:
         SourceError: the directory cannot be exported; nothing was written.
@@ -101,7 +103,7 @@ def export_onnx(
         )
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        made = _make(model, work, cache=cache, opset=opset, report=report)
+        made = _make(model, work, cache=cache, opset=opset, report=report, run=run)
         (work / "made").rename(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -109,7 +111,13 @@ def export_onnx(
 
 
 def _make(
-    model: ModelFolder, work: Path, *, cache: bool, opset: int, report: Report
+    model: ModelFolder,
+    work: Path,
+    *,
+    cache: bool,
+    opset: int,
+    report: Report,
+    run: Callable[[Job, Report], Outcome],
 ) -> Callable[[Path], OnnxExport]:
     """Write everything into `work`/made; return what makes the result of the final place."""
     folder = work / "made"
@@ -126,7 +134,9 @@ def _make(
         job = _job(model, work, cache=cache, opset=opset)
         if job.finish is not None and job.finish.head is None:
             task = "sentence-similarity"
-        outcome = _run(job, folder, report)
+        outcome = run(job, report)
+        for name in outcome.graphs:
+            (job.output / name).rename(folder / name)
     report("checking the graph")
     graphs = sorted(path.name for path in folder.iterdir())
     for name in graphs:
@@ -159,13 +169,6 @@ def ir_version(opset: int) -> int:
 
     number: int = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
     return number
-
-
-def _run(job: Job, folder: Path, report: Report) -> Outcome:
-    outcome = run_job(job, report)
-    for name in outcome.graphs:
-        (job.output / name).rename(folder / name)
-    return outcome
 
 
 def _job(model: ModelFolder, work: Path, *, cache: bool, opset: int) -> Job:

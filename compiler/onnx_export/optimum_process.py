@@ -19,13 +19,15 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from compiler.bundling.plan import Report
 from compiler.onnx_export.errors import ExportError
-from compiler.onnx_export.optimum_job import Job
+from compiler.onnx_export.optimum_job import Job, Outcome
 from compiler.onnx_export.tensors import StoredTensors
 from compiler.onnx_export.tidy import add_before_output, add_finish, tidy
 from compiler.onnx_export.writing import Weight, write_model
@@ -56,7 +58,9 @@ def main() -> int:
     # If the compiler is killed, so is this.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
-        _say(answers, {"result": _Export(Job.decode(sys.stdin.buffer.read()), answers).run()})
+        job = Job.decode(sys.stdin.buffer.read())
+        outcome = perform(job, lambda label: _say(answers, {"label": label}))
+        _say(answers, {"result": asdict(outcome)})
     except CasemateError as error:
         _say(answers, {"error": str(error)})
     except OSError as error:
@@ -68,15 +72,25 @@ def _say(answers: BinaryIO, answer: Mapping[str, Any]) -> None:
     answers.write(json.dumps(answer).encode() + b"\n")
 
 
+def perform(job: Job, report: Report) -> Outcome:
+    """Do a job in this process, which keeps torch and what it loaded.
+
+    Raises:
+        ExportError: it cannot be done.
+        OSError: a graph cannot be written.
+    """
+    return _Export(job, report).run()
+
+
 class _Export:
     """One job."""
 
-    def __init__(self, job: Job, answers: BinaryIO) -> None:
+    def __init__(self, job: Job, report: Report) -> None:
         self._job = job
-        self._answers = answers
+        self._label = report
 
-    def run(self) -> dict[str, Any]:
-        """Do it; return what the compiler is told."""
+    def run(self) -> Outcome:
+        """Do it."""
         self._label("loading the model")
         model = self._load()
         names = []
@@ -86,10 +100,7 @@ class _Export:
             self._write(path, part, config)
             names.append(path.name)
         tools = {tool: version(tool) for tool in _TOOLS}
-        return {"graphs": sorted(names), "tools": tools, "peak_bytes": _peak_bytes()}
-
-    def _label(self, text: str) -> None:
-        _say(self._answers, {"label": text})
+        return Outcome(tuple(sorted(names)), tools, _peak_bytes())
 
     # -- 1 -------------------------------------------------------------------------
 

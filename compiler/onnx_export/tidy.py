@@ -165,7 +165,8 @@ def _pool(builder: ModelBuilder, states: str, pooling: str) -> str:
         return last_token(builder, states)
     add_embedding(builder, states, pooling, normalize=False)
     pooled = f"{_PREFIX}pooled"
-    builder.nodes[-1].output[0] = pooled
+    last = builder.nodes[-1]
+    last.output[0] = last.name = pooled
     return pooled
 
 
