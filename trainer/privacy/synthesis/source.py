@@ -3,8 +3,8 @@
     1. privacy.json is there, breaks no rule, and is about these weights and this record
        (`trainer.privacy.record.read_report`).
     2. Its own audit does not contradict it.
-    3. Every file that training.json names is the one that was exported: a tokenizer put
-       in its place could spell anything.
+    3. Every file that training.json names is the one that was exported, and nothing was
+       added that would be read with them: another tokenizer could spell anything.
     4. What is then loaded has the digests that were verified; files that change in
        between are refused.
     5. The network predicts the next token.
@@ -21,15 +21,19 @@ from pathlib import Path
 from typing import Final
 
 from trainer.checkpointing.record import read_record
+from trainer.data.tokenizer_files import CONFIG_FILE as SETTINGS_FILE
+from trainer.data.tokenizer_files import MAP_FILE, TOKENIZER_FILE
 from trainer.errors import CheckpointError
 from trainer.evaluation.opening import OpenCheckpoint, kind_of, open_checkpoint
-from trainer.models.weights import sha256_regular
+from trainer.models.weights import CONFIG_FILE, sha256_regular
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.record import REPORT_NAME, PrivacyReport, read_report
 from trainer.recipe.schema import DataOptions
 
 _KIND: Final = "next-token"
 _WEIGHTS: Final = ".safetensors"
+# Beside the weights, what decides which text comes out.
+_READ_FILES: Final = (CONFIG_FILE, TOKENIZER_FILE, SETTINGS_FILE, MAP_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,11 @@ def verified_report(folder: Path) -> tuple[PrivacyReport, str]:
             "claim is false, and nothing is written under it"
         )
     # 3. What turns weights into text.
-    for name, recorded in read_record(folder).files.items():
+    files = read_record(folder).files
+    for name in _READ_FILES:
+        if name not in files and (folder / name).exists():
+            raise CheckpointError(f"{folder / name} was added after training; remove it")
+    for name, recorded in files.items():
         if not name.endswith(_WEIGHTS) and sha256_regular(folder / name) != recorded.sha256:
             raise CheckpointError(
                 f"{folder / name} is not the file that training.json names: it was changed after "

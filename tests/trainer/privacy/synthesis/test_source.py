@@ -10,7 +10,10 @@ import pytest
 
 from security.errors import CasemateError
 from tests.trainer.evaluation.checkpoints import make
+from tests.trainer.privacy.reports import report
 from tests.trainer.privacy.synthesis.models import private
+from trainer.checkpointing.record import read_record
+from trainer.data.tokenizer_files import MAP_FILE
 from trainer.errors import CheckpointError
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.record import read_report, write_report
@@ -47,6 +50,14 @@ def other_tokenizer(folder: Path) -> None:
     path.write_text(path.read_text().replace("amber", "ambar"))
 
 
+def added_tokenizer_settings(folder: Path) -> None:
+    # As if the export had not written the file, and somebody put one there.
+    record = read_record(folder)
+    files = {name: one for name, one in record.files.items() if name != MAP_FILE}
+    (folder / "training.json").write_bytes(dataclasses.replace(record, files=files).encode())
+    write_report(folder, report(folder))
+
+
 def lost_configuration(folder: Path) -> None:
     (folder / "config.json").unlink()
 
@@ -62,6 +73,7 @@ def edited_record(folder: Path) -> None:
         flipped_weight,
         report_that_is_not_canonical,
         other_tokenizer,
+        added_tokenizer_settings,
         lost_configuration,
         edited_record,
     ],
