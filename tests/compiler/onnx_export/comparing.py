@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,18 @@ Feeds = Mapping[str, NDArray[np.int64]]
 SHAPES = ((1, 1), (1, 7), (3, 12), (3, 3), (2, 16))
 
 
+TEXTS = (
+    "The river bank was steep, and",
+    "money in a bank",
+    "It is a truth universally acknowledged",
+)
+
+
 def batches(vocabulary: int, pad: int, *, longest: int = 16) -> Iterator[Feeds]:
-    """Yield random ids, each row with another number of padding tokens at its end."""
+    """Yield texts by their letters and random ids, padded at the end, rows differently."""
+    for rows in (1, 3):
+        letters = [[5 + byte % (vocabulary - 5) for byte in text.encode()] for text in TEXTS]
+        yield padded([row[: longest - 3 * at] for at, row in enumerate(letters[:rows])], pad)
     for rows, length in SHAPES:
         tokens = min(length, longest)
         random = np.random.default_rng(rows * 100 + tokens)
@@ -26,6 +36,14 @@ def batches(vocabulary: int, pad: int, *, longest: int = 16) -> Iterator[Feeds]:
         for row in range(rows):
             mask[row, max(1, tokens - 2 * row) :] = 0
         yield {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask}
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> Feeds:
+    """Rows of ids as one batch."""
+    longest = max(len(row) for row in rows)
+    ids = [[*row, *[pad] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    return {"input_ids": np.array(ids), "attention_mask": np.array(mask)}
 
 
 def open_graph(path: Path) -> ort.InferenceSession:
