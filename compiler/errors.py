@@ -3,6 +3,7 @@
 CasemateError
 └── UsageError
     ├── SourceError     what was given cannot become a bundle; says why and what to do
+    ├── ChildError      a process that does a part of the work died or took too long
     ├── PassError       a graph pass is out of order or changed what the graph computes
     ├── TargetError     a target that is unknown, or badly described; names the field
     ├── SearchError     a search that cannot go on: a damaged journal, no time, nothing to try
@@ -42,3 +43,7 @@ class PromiseError(SearchError):
 
 class ReportError(UsageError):
     """A record of a compilation is not of its format; names the field."""
+
+
+class ChildError(UsageError):
+    """A process that was to do a part of the work died or took too long; says which and how."""

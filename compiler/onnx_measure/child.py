@@ -1,0 +1,117 @@
+"""Run a piece of work in a process of its own, so that its memory and its crashes are its own.
+
+The work is a module with `serve(request) -> reply`, both JSON values; arrays travel as
+.npz files beside the request. A UsageError of the child is raised here again with its
+message; a child that dies otherwise is a ChildError that says how. The last words of a child's
+error stream are shown only for an exit that was no crash, and only their type and message of
+the exception: never values.
+
+    python -m compiler.onnx_measure.child MODULE REQUEST.json REPLY.json
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler import errors
+from compiler.errors import ChildError
+from compiler.onnx_measure.result import Feeds
+from security.errors import UsageError
+
+_USAGE = 3
+
+
+def run_child(
+    module: str, request: Mapping[str, Any], folder: Path, *, timeout_seconds: float | None = None
+) -> dict[str, Any]:
+    """Call `serve(request)` of a module in a new process; return its reply.
+
+    Args:
+        module: its full name.
+        request: JSON values.
+        folder: an existing folder for the request and the reply.
+        timeout_seconds: after which the process is killed; None waits for as long as it takes.
+
+    Raises:
+        UsageError: the child's, under its own type where that is one of the compiler's.
+        ChildError: it died, or took too long.
+    """
+    question, answer = folder / "request.json", folder / "reply.json"
+    question.write_text(json.dumps(request))
+    answer.unlink(missing_ok=True)
+    command = [sys.executable, "-m", __name__, module, str(question), str(answer)]
+    # onnxruntime's wheel reports home unless it is told not to.
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ChildError(f"{module} took longer than {timeout_seconds} seconds") from error
+    if done.returncode == _USAGE:
+        told = json.loads(answer.read_text())
+        kind = getattr(errors, told["error"], UsageError)
+        raise kind(told["message"])
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise ChildError(f"{module} was ended by {name}; the file may be too much for this machine")
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ChildError(f"{module} failed: {lines[-1][:300] if lines else 'without a word'}")
+    reply: dict[str, Any] = json.loads(answer.read_text())
+    return reply
+
+
+def save_feeds(path: Path, feeds: Sequence[Feeds]) -> Path:
+    """Write the inputs of several runs to one .npz file."""
+    arrays = {
+        f"{run}:{name}": array for run, one in enumerate(feeds) for name, array in one.items()
+    }
+    np.savez(path, allow_pickle=False, **arrays)
+    return path
+
+
+def load_feeds(path: Path) -> list[dict[str, NDArray[Any]]]:
+    """Read what `save_feeds` wrote."""
+    feeds: list[dict[str, NDArray[Any]]] = []
+    with np.load(path, allow_pickle=False) as file:
+        for key in file.files:
+            run, _, name = key.partition(":")
+            while len(feeds) <= int(run):
+                feeds.append({})
+            feeds[int(run)][name] = file[key]
+    return feeds
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve one request; return the exit status."""
+    module, question, answer = arguments
+    request = json.loads(Path(question).read_text())
+    try:
+        reply = importlib.import_module(module).serve(request)
+    except UsageError as error:
+        told = {"error": type(error).__name__, "message": str(error)}
+        Path(answer).write_text(json.dumps(told))
+        return _USAGE
+    Path(answer).write_text(json.dumps(reply))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,166 @@
+"""Which tensors cost the most when they are quantized, and the plan that spares them.
+
+Each tensor is quantized alone, the rest of the graph left in float, and the outputs are
+compared: so the error of rounding the activations that a product meets counts as much as
+that of its weights, and later layers may forgive what earlier ones do. A ranking by the
+error of the weights alone would see neither.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from compiler.errors import QuantizationError
+from compiler.onnx_measure.child import load_feeds, run_child, save_feeds
+from compiler.onnx_measure.result import Feeds
+from compiler.onnx_measure.session import open_session, run_session
+from compiler.onnx_quantize.plan import OnnxPlan
+from compiler.onnx_quantize.quantize import quantize_model, quantize_onnx
+from compiler.onnx_quantize.result import TensorError
+from compiler.onnx_quantize.sites import GATHER, find_sites
+from compiler.progress import Progress, silent
+
+Accept = Callable[[Path], bool]
+
+
+def rank_sensitivity(
+    source: Path,
+    plan: OnnxPlan,
+    inputs: Sequence[Feeds],
+    *,
+    progress: Progress = silent,
+) -> tuple[TensorError, ...]:
+    """Return the error that each tensor causes alone, the largest first.
+
+    Args:
+        source: a float graph that the pre-parser has passed.
+        plan: how tensors are quantized; those that it excludes are not tried.
+        inputs: typical ones; they calibrate, too, where the plan needs it.
+        progress: is told the tensors' names; all at once where the child has them done.
+
+    Raises:
+        QuantizationError: no inputs, or a plan or inputs that do not fit the graph.
+        ChildError: the process died.
+    """
+    if not inputs:
+        raise QuantizationError("ranking tensors needs inputs to compare outputs on")
+    progress("ranking tensors", 0.0)
+    with tempfile.TemporaryDirectory(prefix="casemate-ranking-") as name:
+        folder = Path(name)
+        request = {
+            "model": str(source),
+            "plan": plan.to_dict(),
+            "inputs": str(save_feeds(folder / "inputs.npz", inputs)),
+        }
+        reply = run_child(__name__, request, folder)
+    progress("ranking tensors", 1.0)
+    return tuple(TensorError(**item) for item in reply["errors"])
+
+
+def serve(request: dict[str, Any]) -> dict[str, Any]:
+    """Rank, in the child."""
+    content = Path(request["model"]).read_bytes()
+    plan = OnnxPlan.from_dict(request["plan"])
+    feeds = load_feeds(Path(request["inputs"]))
+    sites = [
+        site
+        for site in find_sites(onnx.load_model_from_string(content))
+        if site.tensor not in plan.excluded and (plan.embeddings or site.kind != GATHER)
+    ]
+    tensors = sorted({site.tensor for site in sites})
+    every = sorted({site.tensor for site in find_sites(onnx.load_model_from_string(content))})
+    expected = _outputs(content, feeds)
+    errors = []
+    for tensor in tensors:
+        model = onnx.load_model_from_string(content)
+        size = next(int(np.prod(i.dims)) for i in model.graph.initializer if i.name == tensor)
+        alone = replace(plan, excluded=tuple(name for name in every if name != tensor))
+        quantize_model(model, alone, feeds)
+        divergence = _divergence(expected, _outputs(_packed(model), feeds))
+        errors.append(TensorError(tensor, divergence, size))
+    errors.sort(key=lambda item: (-item.divergence, item.tensor))
+    return {"errors": [asdict(item) for item in errors]}
+
+
+def mixed_plan(
+    source: Path,
+    plan: OnnxPlan,
+    ranking: Sequence[TensorError],
+    accept: Accept,
+    work: Path,
+    *,
+    calibration: Sequence[Feeds] | None = None,
+) -> OnnxPlan | None:
+    """Return the plan with the fewest of the worst tensors in float that is accepted.
+
+    The number is found by bisection, so about log2 of the tensors' number of files are made;
+    what is returned was itself accepted.
+
+    Args:
+        source: as `rank_sensitivity`.
+        plan: what to begin with.
+        ranking: worst tensors first.
+        accept: whether the quantized file at a path is good enough.
+        work: an existing folder for the files that are tried.
+        calibration: as `quantize_onnx`.
+
+    Returns:
+        The plan, or None where even a single quantized tensor is too many.
+    """
+    candidate = work / "mixed.onnx"
+
+    def good(spared: int) -> OnnxPlan | None:
+        names = {error.tensor for error in ranking[:spared]}
+        trial = replace(plan, excluded=tuple(sorted({*plan.excluded, *names})))
+        try:
+            quantize_onnx(source, candidate, trial, calibration)
+            return trial if accept(candidate) else None
+        finally:
+            candidate.unlink(missing_ok=True)
+
+    best = good(0)
+    if best is not None:
+        return best
+    low, high = 0, len(ranking)
+    # Invariant: sparing `low` is not enough; `high` is, or is everything.
+    while high - low > 1:
+        middle = (low + high) // 2
+        trial = good(middle)
+        if trial is None:
+            low = middle
+        else:
+            best, high = trial, middle
+    return best
+
+
+def _packed(model: ModelProto) -> bytes:
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _outputs(content: bytes, feeds: Sequence[Feeds]) -> list[NDArray[np.float64]]:
+    session = open_session(content)
+    return [
+        np.asarray(output, np.float64)
+        for one in feeds
+        for output in run_session(session, one)
+        if np.issubdtype(output.dtype, np.floating)
+    ]
+
+
+def _divergence(
+    expected: Sequence[NDArray[np.float64]], found: Sequence[NDArray[np.float64]]
+) -> float:
+    """Return the squared error as a share of the squared reference, over all outputs."""
+    error = sum(float(((a - b) ** 2).sum()) for a, b in zip(expected, found, strict=True))
+    size = sum(float((a**2).sum()) for a in expected)
+    return error / max(size, 1e-30)
