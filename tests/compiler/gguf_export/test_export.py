@@ -20,6 +20,7 @@ from compiler.gguf_export.export import export_gguf
 from compiler.gguf_export.parity import check_tokens
 from compiler.gguf_export.vocabulary import read_vocabulary
 from security.errors import BundleError
+from security.strictjson import JsonValue, canonical
 from tests.compiler.gguf_export.models import byte_level, write_model, write_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -192,7 +193,7 @@ def index_leads_out(source: Path) -> None:
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-BAD = {
+BAD: dict[Callable[[Path], None], str] = {
     pickled: "pickled weights",
     without_tokenizer: r"has no tokenizer\.json",
     without_config: r"has no config\.json",
@@ -248,19 +249,17 @@ def test_tokens_that_differ_are_noticed(source: Path) -> None:
 
 
 def make_checkpoint(source: Path) -> None:
-    from security.strictjson import canonical
-
     for path in source.iterdir():
         path.chmod(0o644)
     source.chmod(0o755)
-    files = {
+    files: dict[str, JsonValue] = {
         path.name: {
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "bytes": path.stat().st_size,
         }
         for path in source.iterdir()
     }
-    record = {"format": "casemate.training/1", "name": "tiny", "files": files}
+    record: dict[str, JsonValue] = {"format": "casemate.training/1", "name": "tiny", "files": files}
     (source / RECORD).write_bytes(canonical(record))
     (source / RECORD).chmod(0o644)
 
@@ -278,7 +277,7 @@ def test_a_changed_checkpoint(name: str, source: Path) -> None:
         last = file.read(1)
         file.seek(-1, 2)
         file.write(bytes([last[0] ^ 1]))
-    with pytest.raises(BundleError, match="record-mismatch|not what training wrote"):
+    with pytest.raises(BundleError, match=r"record-mismatch|not what training wrote"):
         export(source)
     assert left(source.parent) == ["model"]
 
