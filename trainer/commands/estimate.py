@@ -16,7 +16,7 @@ from trainer.recipe.schema import Recipe
 # Of a character vocabulary before the text is known: a European script with room.
 _CHARACTERS = 256
 _FLOAT_BYTES = 4
-_PARTS = ("weights", "gradients", "optimizer", "activations")
+_PARTS = ("weights", "gradients", "optimizer", "activations", "examples")
 _GIB = 2**30
 _MIB = 2**20
 
@@ -106,7 +106,8 @@ def render_estimate(data: dict[str, Any]) -> None:
     assumed = "" if vocabulary is None else f" (with a vocabulary of {vocabulary:,})"
     click.echo(f"weights       {data['parameters']:,}{assumed}")
     for name in _PARTS:
-        click.echo(f"  {name:<12}{_size(data[f'{name}_bytes'])}")
+        if name != "examples" or data["examples_bytes"]:
+            click.echo(f"  {name:<12}{_size(data[f'{name}_bytes'])}")
     ranks = "" if data["ranks"] == 1 else f" a rank, {data['ranks']} ranks"
     fits = "fits" if data["fits"] else "does not fit"
     click.echo(

@@ -24,6 +24,7 @@ from trainer.errors import MemoryEstimateError
 from trainer.models.available import available_memory
 from trainer.models.build import build_network
 from trainer.models.convolution import Convolution
+from trainer.models.example_memory import example_memory
 from trainer.models.load import skeleton
 from trainer.models.network import Network, config_value
 from trainer.models.parts import apply_parts
@@ -67,6 +68,7 @@ class MemoryEstimate:
         gradients: float32, of the weights that are trained.
         optimizer: what the optimizer keeps of each weight.
         activations: what one forward pass keeps for its backward pass, and the logits.
+        examples: what gradients of single examples need besides, in private training.
     """
 
     parameters: int
@@ -74,11 +76,13 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
+    examples: int = 0
 
     @property
     def total(self) -> int:
         """All of it, in bytes."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        moved = self.weights + self.gradients + self.optimizer
+        return moved + self.activations + self.examples
 
 
 def estimate_memory(recipe: Recipe, vocabulary_size: int, *, world: int = 1) -> MemoryEstimate:
@@ -109,12 +113,20 @@ def estimate_memory(recipe: Recipe, vocabulary_size: int, *, world: int = 1) -> 
         gathered = _gathered(network) * (2 if half else _FLOAT)
     elif half:
         gathered = 2 * parameters
+    activations = _activations(network, recipe, world)
+    examples = 0
+    if recipe.privacy.enabled:
+        # Sums of clipped gradients are whole on every rank until they are added up.
+        gradients = _FLOAT * trained
+        rows, length = rows_of_pass(recipe, world), recipe.data.sequence_length
+        examples = example_memory(network, rows, length)
     return MemoryEstimate(
         parameters=parameters,
         weights=weights + gathered,
         gradients=gradients,
         optimizer=optimizer,
-        activations=_activations(network, recipe, world),
+        activations=activations,
+        examples=examples,
     )
 
 
@@ -139,11 +151,14 @@ def check_memory(
         return
     parts = ", ".join(
         f"{name} {_gib(getattr(estimate, name))}"
-        for name in ("weights", "gradients", "optimizer", "activations")
+        for name in ("weights", "gradients", "optimizer", "activations", "examples")
+        if name != "examples" or estimate.examples
     )
     shared = f" for {ranks} ranks of {_gib(estimate.total)}" if ranks > 1 else ""
     helps = "model.depth or model.width, or distribution.strategy = 'fsdp' over more ranks"
-    if estimate.activations > estimate.total // 2:
+    if estimate.examples > estimate.total // 2:
+        helps = "batch.micro_sequences, data.sequence_length, or parts.adapter = 'lora'"
+    elif estimate.activations > estimate.total // 2:
         helps = (
             "batch.micro_sequences, data.sequence_length, or "
             "precision.activation_checkpointing = true"
@@ -178,6 +193,11 @@ def shapes(recipe: Recipe, vocabulary_size: int) -> Network:
     return apply_parts(network, recipe.parts)
 
 
+def rows_of_pass(recipe: Recipe, world: int) -> int:
+    """Return the most sequences of one forward pass on one rank."""
+    return recipe.batch.micro_sequences or max(1, recipe.batch.sequences // world)
+
+
 def _gathered(network: Network) -> int:
     """Return the weights that FSDP holds whole at one time: the root's and two blocks'."""
     blocks = [sum(p.numel() for p in block.parameters()) for block in network.blocks()]
@@ -187,7 +207,7 @@ def _gathered(network: Network) -> int:
 
 def _activations(network: Network, recipe: Recipe, world: int) -> int:
     """Return the bytes that one forward pass keeps, its largest block's gradient and logits."""
-    rows = recipe.batch.micro_sequences or max(1, recipe.batch.sequences // world)
+    rows = rows_of_pass(recipe, world)
     length = recipe.data.sequence_length
     tokens = rows * length
     share = _BFLOAT_SHARE if recipe.precision.dtype == "bfloat16" else 1.0

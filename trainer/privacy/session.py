@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trainer.distribution.group import Group
+from trainer.distribution.wrap import release_weights
 from trainer.errors import CheckpointError
 from trainer.loop.assembly import Assembly
 from trainer.loop.batches import autocast, to_device
 from trainer.loop.interrupts import StopReason
 from trainer.loop.step import Step
 from trainer.loop.update import UpdateResult
+from trainer.models.memory import estimate_memory
 from trainer.privacy.checks import check_private
 from trainer.privacy.clipping import Clipping, ClippingKind
 from trainer.privacy.concluding import conclude
+from trainer.privacy.cost import meaningless_batch, time_pass, timing
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.gradients import PerExampleGradients
 from trainer.privacy.ledger_state import Head
@@ -33,6 +36,8 @@ from trainer.privacy.update import PrivateUpdater
 from trainer.recipe.parse import LoadedRecipe
 
 _KEPT = "privacy"
+# Records of the pass that tells how long a run takes.
+_PROBE_ROWS = 8
 
 
 class PrivateUpdates:
@@ -57,7 +62,6 @@ class PrivateUpdates:
         warnings = check_private(recipe, parts.network, parts.data)
         self._prepared = prepare(loaded, output, group, parts.data)
         self.plan = self._prepared.plan
-        self.notes = (*warnings, describe(self.plan))
         self.steps = self.plan.steps
         self.train = self._prepared.train
         self._group = group
@@ -76,6 +80,32 @@ class PrivateUpdates:
         )
         self._releases: Releases | None = None
         self._updater: PrivateUpdater | None = None
+        self.notes = (*warnings, describe(self.plan), self._cost())
+
+    def _cost(self) -> str:
+        """Return in words what the run will take of memory and time, from one pass made here."""
+        recipe, parts, device = self._recipe, self._parts, self._group.device
+        vocabulary = parts.data.tokenizer.vocabulary_size
+        memory = estimate_memory(recipe, vocabulary, world=self._group.world).total
+        rows, length = min(parts.micro_sequences, _PROBE_ROWS), recipe.data.sequence_length
+        parts.network.train()
+        batch = meaningless_batch(parts.network, recipe.objective.kind, rows, length, device)
+        seconds = time_pass(
+            self._gradients, batch, device, autocast(recipe.precision.dtype, device)
+        )
+        release_weights(parts.module)
+        taken = timing(
+            self.plan,
+            basis="measured",
+            rows=rows,
+            pass_seconds=seconds,
+            trained=parts.size.trainable,
+            world=self._group.world,
+        )
+        return (
+            f"about {memory / 2**20:,.0f} MiB a rank and {taken.seconds / 60:,.1f} min, by a pass "
+            f"of {rows} records of full length that took {seconds:.2g} s"
+        )
 
     def begin(self, step: int, kept: Mapping[str, Any] | None) -> None:
         """Open the ledger and announce what is left; see `Updates`.

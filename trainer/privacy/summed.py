@@ -95,9 +95,11 @@ class Summed:
         """Divide by what is public; return the norm of the whole, the same on all ranks."""
         self._copies.values /= normalizer
         self._shards.values /= normalizer
-        squares = self._shards.values.double().square().sum().view(1)
+        squares = torch.linalg.vector_norm(self._shards.values).double().square().view(1)
         self._group.sum_(squares)
-        return math.sqrt(float(squares) + float(self._copies.values.double().square().sum()))
+        return math.hypot(
+            math.sqrt(float(squares)), float(torch.linalg.vector_norm(self._copies.values))
+        )
 
     def give(self) -> None:
         """Make each piece the gradient of its weight."""

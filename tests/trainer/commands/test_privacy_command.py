@@ -112,6 +112,9 @@ def test_a_plan_of_a_recipe_counts_the_data_and_estimates_the_cost(recipe_file: 
     assert cost["trained"] == cost["parameters"] > 0
     assert cost["fits"] is True
     assert cost["seconds"] > 0
+    assert cost["time"]["basis"] == "measured"
+    assert cost["memory_bytes"] == sum(cost["memory"].values())
+    assert cost["memory"]["examples"] > 0
     assert any("keep the logs" in warning for warning in found["warnings"])
     words = run("plan", str(recipe_file))
     assert "memory" in words.stdout
