@@ -63,6 +63,7 @@ class GgufSpace:
         calibrated: bool,
         max_kl: float | None,
         ranking: Ranking | None = None,
+        runs_here: bool = True,
     ) -> None:
         """Look at a file's tensors.
 
@@ -72,6 +73,7 @@ class GgufSpace:
             calibrated: whether there is text to make an importance matrix of.
             max_kl: the promise's bound, which mixes are aimed at; None makes none.
             ranking: measures sensitivities, for mixes; None makes none.
+            runs_here: whether settings can be tried; a prediction knows nothing of them.
         """
         self._matrices = [one for one in tensors if one.is_matrix]
         self._tied = is_tied(tensors)
@@ -79,6 +81,7 @@ class GgufSpace:
         self._calibrated = calibrated
         self._max_kl = max_kl
         self._ranking = ranking
+        self._runs_here = runs_here
         self._rankings: dict[str, Sequence[Sensitive]] = {}
 
     @property
@@ -103,6 +106,8 @@ class GgufSpace:
 
     def settings(self, best: Candidate) -> list[Candidate]:
         """Return fewer threads, the other cache and batch settings, and no repacking."""
+        if not self._runs_here:
+            return []
         threads = self._settings.get("threads", 1)
         most = threads if isinstance(threads, int) else 1
         changes: list[dict[str, JsonValue]] = [
