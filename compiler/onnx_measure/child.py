@@ -30,6 +30,8 @@ from compiler.onnx_measure.result import Feeds
 from security.errors import UsageError
 
 _USAGE = 3
+# Not __name__, which is "__main__" in a child that starts one of its own.
+_NAME = "compiler.onnx_measure.child"
 
 
 def run_child(
@@ -50,7 +52,8 @@ def run_child(
     question, answer = folder / "request.json", folder / "reply.json"
     question.write_text(json.dumps(request))
     answer.unlink(missing_ok=True)
-    command = [sys.executable, "-m", __name__, module, str(question), str(answer)]
+    command = [sys.executable, "-P", "-m", _NAME, module, str(question), str(answer)]
+    # -P: a folder that happens to be the current one lends no modules.
     # onnxruntime's wheel reports home unless it is told not to.
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     try:

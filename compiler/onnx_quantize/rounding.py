@@ -115,9 +115,9 @@ def round_hqq(weight: Array, grid: Grid) -> Rounded:
             best_scale = np.where(better, scale, best_scale)
             best_zero = np.where(better, zero, best_zero)
             target = blocks - _shrunk(error, beta)
-            previous, zero = zero, np.rint((levels - target / scale).mean(axis=1, keepdims=True))
-            moved = np.clip(zero, 0, grid.top).astype(np.float32)
-            if np.array_equal(moved, previous):
+            centre = np.rint((levels - target / scale).mean(axis=1, keepdims=True))
+            moved = np.clip(centre, 0, grid.top).astype(np.float32)
+            if np.array_equal(moved, zero):
                 break
             zero, beta = moved, beta * _GROWTH
     return _rounded(blocks, best_scale, best_zero, grid)

@@ -149,18 +149,20 @@ def _elements(operator: str, arrays: list[NDArray[Any]]) -> int:
     if operator in ("ConstantOfShape", "Expand"):
         wanted = [int(size) for size in arrays[-1].reshape(-1)]
         shapes = [tuple(wanted), *(array.shape for array in arrays[:-1])]
-        return _TOO_MANY if min(wanted, default=0) < 0 else math.prod(_broadcast(shapes))
+        return _TOO_MANY if min(wanted, default=0) < 0 else _broadcast_size(shapes)
     if operator == "Range":
         start, limit, step = (float(array.reshape(-1)[0]) for array in arrays)
         return int(abs(limit - start) / abs(step))
     if operator in _ELEMENTWISE:
-        return math.prod(_broadcast([array.shape for array in arrays]))
+        return _broadcast_size([array.shape for array in arrays])
     if operator == "Gather":
         table, indices = arrays
         # Along the shortest axis, a row is largest.
-        return int(table.size) // max(1, min(table.shape)) * int(indices.size)
+        shortest: int = max(1, min(table.shape))
+        return int(table.size) // shortest * int(indices.size)
     return 0
 
 
-def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(int(size) for size in np.broadcast_shapes(*shapes))
+def _broadcast_size(shapes: list[tuple[int, ...]]) -> int:
+    size: int = math.prod(int(length) for length in np.broadcast_shapes(*shapes))
+    return size

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from compiler.onnx_measure.child import run_child
 from compiler.passes.base import CONSTANTS_NAMED, FOLDED, FUSED, NO_TRAINING, UNIQUE_EXPRESSIONS
-from compiler.passes.graph import replace_nodes
 from security.preparse.onnx_schema import MICROSOFT, MICROSOFT_OPERATORS
 
 
@@ -62,12 +61,13 @@ class Fusion:
 
 
 def _name_in_order(model: ModelProto) -> None:
-    """Import only the domains that are used, and order nodes' names by their place."""
+    """Import the domains that are used, and no other; number nodes by their place."""
     used = {node.domain for node in model.graph.node}
-    kept = [item for item in model.opset_import if item.domain in used | {"", "ai.onnx"}]
+    kept = [item for item in model.opset_import if item.domain in ("", "ai.onnx")]
+    if MICROSOFT in used:
+        kept.append(helper.make_opsetid(MICROSOFT, 1))
     del model.opset_import[:]
-    model.opset_import.extend(sorted(kept, key=lambda item: str(item.domain)))
-    replace_nodes(model.graph, list(model.graph.node))
+    model.opset_import.extend(kept)
     for number, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{number}"
 
@@ -84,5 +84,6 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     options.use_raw_attention_mask()
     model = onnx.load(request["model"])
     result = optimize_by_fusion(model, "bert", 0, 0, options)
+    result.topological_sort()
     onnx.save(result.model, request["to"])
     return {}

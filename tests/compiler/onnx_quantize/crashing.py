@@ -1,0 +1,13 @@
+"""Work for a child process that goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+
+def serve(request: dict[str, Any]) -> dict[str, Any]:
+    if request["how"] == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"never": 1 / 0}
