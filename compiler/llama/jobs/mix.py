@@ -1,0 +1,58 @@
+"""Job: `llama_model_quantize` with one of llama.cpp's mixes.
+
+Tensors that the plan names get their format by an exact name; llama.cpp decides the rest.
+The compiler's own rounding is not at work here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import resource
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import llama_cpp as c_api
+
+from compiler.errors import ChildError
+from compiler.llama.importance_file import read_importance
+from compiler.llama.jobs.session import quiet
+from compiler.llama.plan import OUTPUT, TYPE_NUMBERS, EMBEDDING
+from compiler.progress import Progress
+
+
+def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Write arguments["out"]."""
+    quiet()
+    progress("quantizing with llama.cpp", 0.0)
+    params = c_api.llama_model_quantize_default_params()
+    params.nthread = arguments["threads"]
+    params.ftype = arguments["ftype"]
+    params.allow_requantize = True
+    types = dict(arguments["types"])
+    if OUTPUT in types:
+        params.output_tensor_type = TYPE_NUMBERS[types.pop(OUTPUT)]
+    if EMBEDDING in types:
+        params.token_embedding_type = TYPE_NUMBERS[types.pop(EMBEDDING)]
+    overrides = (c_api.llama_model_tensor_override * (len(types) + 1))()
+    for slot, (name, kind) in zip(overrides, types.items(), strict=False):
+        slot.pattern = f"^{re.escape(name)}$".encode()
+        slot.type = TYPE_NUMBERS[kind]
+    params.tt_overrides = ctypes.cast(overrides, type(params.tt_overrides))
+    if arguments["imatrix"] is not None:
+        squares = read_importance(Path(arguments["imatrix"])).squares
+        named = [*squares.items()]
+        named += [(EMBEDDING, squares[OUTPUT])] if OUTPUT in squares else []
+        entries = (c_api.llama_model_imatrix_data * (len(named) + 1))()
+        for entry, (name, array) in zip(entries, named, strict=False):
+            entry.name = name.encode()
+            entry.data = array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            entry.size = array.size
+        params.imatrix = ctypes.cast(entries, type(params.imatrix))
+    status = c_api.llama_model_quantize(
+        arguments["source"].encode(), arguments["out"].encode(), ctypes.byref(params)
+    )
+    if status != 0:
+        raise ChildError("llama.cpp could not write the file; is there room for it?")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return {"rounding": {}, "peak_memory_bytes": peak}
