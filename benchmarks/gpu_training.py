@@ -1,9 +1,11 @@
-"""Speed and memory of training on GPUs: tokens a second and MFU of two ready recipes.
+"""Speed and memory of training on GPUs: two ready recipes, and the private step.
 
     python -m benchmarks.gpu_training [--steps 50] [--tiny] [--only RUN] [KEY=VALUE ...]
 
 - decoder-124m-h100 on one GPU, and on all where there are several (DDP);
-- decoder-1b-fsdp on all GPUs (FSDP2), with updates of 8 passes a rank, not 64 in all.
+- decoder-1b-fsdp on all GPUs (FSDP2), with updates of 8 passes a rank, not 64 in all;
+- `private` on one GPU: `benchmarks.private_step`, a private step beside an ordinary one and
+  opacus, with LoRA and whole, on a decoder and an encoder. It writes a result of its own.
 
 The recipes run as `casemate train` runs them: text of made-up words (their counts fall
 off as Zipf's law says) is written to files, a tokenizer of the recipe's size is trained
@@ -25,6 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -46,6 +49,7 @@ SEED = 1337
 WORDS = 120_000
 WORD_LETTERS = 12
 LINE_WORDS = 16
+PRIVATE = "private"
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=10, help="updates before it")
     parser.add_argument("--tiny", action="store_true", help="a tiny size, on CPUs too")
     parser.add_argument("--profile", action="store_true", help="print the longest kernels")
-    parser.add_argument("--only", choices=[run.name for run in RUNS], help="measure one run alone")
+    names = [*(run.name for run in RUNS), PRIVATE]
+    parser.add_argument("--only", choices=names, help="measure one run alone")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
     return parser.parse_intermixed_args()
 
@@ -194,6 +199,21 @@ def chosen(only: str | None, gpus: int) -> list[Run]:
     if only:
         return [run for run in RUNS if run.name == only]
     return [run for run in RUNS if gpus > 1 or run.name != "124m-ddp"]
+
+
+def private_step(*, tiny: bool) -> None:
+    """Measure the private step in a process of its own, which needs the memory.
+
+    Raises:
+        SystemExit: it failed, and has said why.
+    """
+    command = [sys.executable, "-m", "benchmarks.private_step"]
+    command += ["--device", "cuda" if torch.cuda.is_available() else "cpu"]
+    if tiny:
+        command += ["--tiny", "--rounds", "1", "--seconds", "0.01", "--threads", "1"]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise SystemExit(code)
 
 
 def main() -> None:
@@ -207,6 +227,10 @@ def main() -> None:
         raise SystemExit(NO_GPU)
     about = machine(gpus)
     print(", ".join(about["gpus"]) or f"no GPU: {platform.processor() or platform.machine()}")
+    sys.stdout.flush()
+    if options.only == PRIVATE:
+        private_step(tiny=options.tiny)
+        return
     found = []
     with tempfile.TemporaryDirectory(prefix="casemate-bench-") as name:
         folder = Path(name)
@@ -222,7 +246,8 @@ def main() -> None:
         return
     result = {"machine": about, "runs": found}
     packages = report.TRAINING_PACKAGES
-    print("wrote", report.write("gpu_training", result, packages, target="bench-gpu"))
+    print("wrote", report.write("gpu_training", result, packages, target="bench-gpu"), flush=True)
+    private_step(tiny=False)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
     python -m benchmarks.private_step [--rounds 5] [--seconds 5] [--threads 2] [--device cuda]
 
-A BERT-style classifier of MiniLM's size, with LoRA, with biases only, and whole; float32,
-AdamW, random texts without padding, dropout off. Three loops make the same kind of step:
+A BERT-style classifier of MiniLM's size, with LoRA, with biases only, and whole; on a GPU a
+decoder of 124 million weights besides, with LoRA and whole. Float32, AdamW, random texts
+without padding, dropout off. The loops make the same kind of step:
 
 - ordinary: forward, backward, optimizer. No clipping, no noise.
 - casemate: `PerExampleGradients`, noise from the operating system's randomness, division,
   optimizer: what an update of a private run computes, without its draw and its ledger.
+- clipped: the same without noise. A private batch is many passes and gets noise once, so
+  this is what each further pass costs; noise is drawn on the processor, on a GPU as well.
 - opacus: the same network in a `GradSampleModule`, with its `DPOptimizer` (flat clipping,
   torch's noise), as its `PrivacyEngine` sets them up. What it cannot run is said so.
 
@@ -27,161 +30,30 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks import report
-from trainer.data.special import SpecialTokens
-from trainer.loop.step import Step
-from trainer.models.build import build_network
-from trainer.models.network import Network
-from trainer.models.parts import apply_parts
-from trainer.objectives.build import build_objective
-from trainer.privacy.clipping import Clipping
-from trainer.privacy.gradients import PerExampleGradients
-from trainer.privacy.noise import add_noise_
-from trainer.privacy.randomness import SecretGenerator
-from trainer.recipe.schema import ModelOptions, ObjectiveOptions, PartsOptions
+from benchmarks.private_loops import LOOPS, Size, StepOnce, make_loop
 
-SEED = 1337
-WARM_UP = 3
 FEWEST_STEPS = 3
-CLIP_NORM = 0.1
-NOISE_MULTIPLIER = 0.7
-LABELS = ("negative", "positive")
-SPECIAL = SpecialTokens(pad=0, unknown=1, begin=2, end=3, mask=4, separator=3)
-OBJECTIVE = ObjectiveOptions(kind="classification", softmax="full")
-LOOPS = ("ordinary", "casemate", "opacus")
-
-
-@dataclass(frozen=True)
-class Size:
-    """A classifier, its batch, and what of it is trained."""
-
-    adapter: str
-    layers: int
-    width: int
-    heads: int
-    vocabulary: int
-    length: int
-    sequences: int
-
 
 SIZES = tuple(
     Size(adapter, 6, 384, 12, 30_522, length, 32)
     for adapter, length in (("lora", 32), ("lora", 128), ("bitfit", 32), ("none", 32))
 )
-TINY = tuple(Size(adapter, 2, 32, 2, 200, 8, 4) for adapter in ("lora", "bitfit", "none"))
-
-StepOnce = Callable[[], None]
-
-
-def make_network(size: Size, device: torch.device) -> Network:
-    torch.manual_seed(SEED)
-    network = build_network(
-        ModelOptions(family="encoder", layers=size.layers, width=size.width, heads=size.heads),
-        OBJECTIVE,
-        vocabulary_size=size.vocabulary,
-        context=size.length,
-        special=SPECIAL,
-        labels=LABELS,
-    )
-    apply_parts(network, PartsOptions(adapter=size.adapter))
-    return network.to(device).train()
-
-
-def make_batch(size: Size, device: torch.device) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(SEED)
-    shape = (size.sequences, size.length)
-    ids = torch.randint(5, size.vocabulary, shape, generator=generator)
-    labels = torch.randint(len(LABELS), (size.sequences,), generator=generator)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    return {name: values.to(device) for name, values in batch.items()}
-
-
-def make_optimizer(network: nn.Module) -> torch.optim.AdamW:
-    trained = [p for p in network.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
-
-
-def ordinary(size: Size, device: torch.device) -> StepOnce:
-    network, batch = make_network(size, device), make_batch(size, device)
-    step = Step(network, build_objective(OBJECTIVE, network))
-    optimizer = make_optimizer(network)
-
-    def once() -> None:
-        step(batch).total.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return once
-
-
-def casemate(size: Size, device: torch.device) -> StepOnce:
-    network, batch = make_network(size, device), make_batch(size, device)
-    step = Step(network, build_objective(OBJECTIVE, network))
-    optimizer = make_optimizer(network)
-    gradients = PerExampleGradients(step, network, Clipping("flat", CLIP_NORM))
-    weights = torch.ones(size.sequences, device=device)
-    generator = SecretGenerator()
-    parameters = dict(network.named_parameters())
-
-    def once() -> None:
-        gradients.accumulate(batch, weights)
-        sums = gradients.take()
-        flat = torch.cat([values.flatten() for values in sums.values()])
-        add_noise_(
-            {"all": flat},
-            mode="gaussian",
-            noise_multiplier=NOISE_MULTIPLIER,
-            sensitivity=CLIP_NORM,
-            generator=generator,
-        )
-        flat /= size.sequences
-        pieces = torch.split(flat, [values.numel() for values in sums.values()])
-        for (name, values), piece in zip(sums.items(), pieces, strict=True):
-            parameters[name].grad = piece.view_as(values)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return once
-
-
-def opacus(size: Size, device: torch.device) -> StepOnce:
-    from opacus.grad_sample import GradSampleModule
-    from opacus.optimizers import DPOptimizer
-
-    network, batch = make_network(size, device), make_batch(size, device)
-    hooked = GradSampleModule(network, batch_first=True, loss_reduction="sum")
-    optimizer = DPOptimizer(
-        make_optimizer(network),
-        noise_multiplier=NOISE_MULTIPLIER,
-        max_grad_norm=CLIP_NORM,
-        expected_batch_size=size.sequences,
-        loss_reduction="sum",
-    )
-
-    def once() -> None:
-        logits = hooked(batch)
-        loss = nn.functional.cross_entropy(logits.float(), batch["labels"], reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return once
-
-
-def make_loop(name: str, size: Size, device: torch.device) -> StepOnce:
-    """Build a loop and let it warm up; an error of opacus is the caller's to tell."""
-    once = {"ordinary": ordinary, "casemate": casemate, "opacus": opacus}[name](size, device)
-    for _ in range(WARM_UP):
-        once()
-    return once
+GPU_SIZES = (
+    *(Size(adapter, 6, 384, 12, 30_522, 128, 64) for adapter in ("lora", "none")),
+    *(Size(adapter, 12, 768, 12, 50_304, 256, 16, "decoder") for adapter in ("lora", "none")),
+)
+TINY = (
+    *(Size(adapter, 2, 32, 2, 200, 8, 4) for adapter in ("lora", "none")),
+    *(Size(adapter, 2, 32, 2, 200, 8, 4, "decoder") for adapter in ("lora", "none")),
+)
 
 
 def median_seconds(once: StepOnce, seconds: float, device: torch.device) -> float:
@@ -223,7 +95,9 @@ def measure_memory(name: str, size: Size, device: str, threads: int) -> int:
     return int(result.stdout)
 
 
-def measure(size: Size, rounds: int, seconds: float, device: str, threads: int) -> dict[str, Any]:
+def measure(
+    size: Size, rounds: int, seconds: float, device: str, threads: int, *, memory_of: Sequence[str]
+) -> dict[str, Any]:
     """Measure all loops at one size."""
     place = torch.device(device)
     row: dict[str, Any] = asdict(size)
@@ -240,7 +114,12 @@ def measure(size: Size, rounds: int, seconds: float, device: str, threads: int) 
         for name in list(loops) if number % 2 else list(reversed(loops)):
             times[name].append(median_seconds(loops[name], seconds, place))
     loops.clear()
-    memory = {name: measure_memory(name, size, device, threads) for name in times}
+    if place.type == "cuda":
+        # What this process keeps, those that measure memory cannot have.
+        torch.cuda.empty_cache()
+    memory = {
+        name: measure_memory(name, size, device, threads) for name in times if name in memory_of
+    }
     for name, found in times.items():
         ratios = [a / b for a, b in zip(found, times["ordinary"], strict=True)]
         row[name] = {
@@ -248,23 +127,27 @@ def measure(size: Size, rounds: int, seconds: float, device: str, threads: int) 
             "to_ordinary": round(statistics.median(ratios), 3),
             "to_ordinary_from": round(min(ratios), 3),
             "to_ordinary_to": round(max(ratios), 3),
-            "mebibytes": round(memory[name] / 2**20),
-            "memory_to_ordinary": round(memory[name] / max(memory["ordinary"], 1), 3),
         }
+        if name in memory:
+            row[name]["mebibytes"] = round(memory[name] / 2**20)
+            ratio = memory[name] / max(memory["ordinary"], 1)
+            row[name]["memory_to_ordinary"] = round(ratio, 3)
     return row
 
 
 def print_row(row: dict[str, Any]) -> None:
-    size = f"{row['adapter']}, {row['sequences']} x {row['length']}"
+    size = f"{row['family']}, {row['adapter']}, {row['sequences']} x {row['length']}"
     for name in LOOPS:
         found = row[name]
         if "error" in found:
-            print(f"{size:<18} {name:<9} {found['error'][:90]}", flush=True)
+            print(f"{size:<26} {name:<9} {found['error'][:90]}", flush=True)
             continue
+        memory = ""
+        if "mebibytes" in found:
+            memory = f"   {found['mebibytes']:5} MiB   x {found['memory_to_ordinary']:.3f}"
         print(
-            f"{size:<18} {name:<9} {found['milliseconds']:9.2f} ms   x {found['to_ordinary']:.3f} "
-            f"({found['to_ordinary_from']:.3f} to {found['to_ordinary_to']:.3f})   "
-            f"{found['mebibytes']:5} MiB   x {found['memory_to_ordinary']:.3f}",
+            f"{size:<26} {name:<9} {found['milliseconds']:9.2f} ms   x {found['to_ordinary']:.3f} "
+            f"({found['to_ordinary_from']:.3f} to {found['to_ordinary_to']:.3f}){memory}",
             flush=True,
         )
 
@@ -286,9 +169,18 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     load = [round(value, 2) for value in os.getloadavg()]
-    rows = []
-    for size in TINY if options.tiny else SIZES:
-        row = measure(size, options.rounds, options.seconds, options.device, options.threads)
+    rows: list[dict[str, Any]] = []
+    sizes = GPU_SIZES if options.device == "cuda" else SIZES
+    for size in TINY if options.tiny else sizes:
+        row = measure(
+            size,
+            options.rounds,
+            options.seconds,
+            options.device,
+            options.threads,
+            # A process for each figure of memory: of tiny ones two are enough.
+            memory_of=LOOPS if not options.tiny else LOOPS[:2] if not rows else (),
+        )
         print_row(row)
         rows.append(row)
     if options.tiny:
@@ -301,9 +193,11 @@ def main() -> None:
         "load_average_before": load,
         "rows": rows,
     }
-    name = "private_step" if options.device == "cpu" else "private_step_gpu"
+    on_cpu = options.device == "cpu"
+    name = "private_step" if on_cpu else "private_step_gpu"
     packages = (*report.TRAINING_PACKAGES, "opacus")
-    print("wrote", report.write(name, result, packages))
+    target = "bench" if on_cpu else "bench-gpu"
+    print("wrote", report.write(name, result, packages, target=target))
 
 
 if __name__ == "__main__":

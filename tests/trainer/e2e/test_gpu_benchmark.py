@@ -72,3 +72,16 @@ def test_an_override_that_no_recipe_has_is_named() -> None:
     assert done.returncode != 0
     assert "batch.micro_sequence" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_private_step_is_measured_beside_the_ordinary_one_and_opacus() -> None:
+    done = benchmark("--tiny", "--only", "private")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if " 4 x 8 " in line]
+    sizes = {tuple(line.split(", ")[:2]) for line in lines}
+    assert {(f, a) for f in ("encoder", "decoder") for a in ("lora", "none")} <= sizes
+    assert len(lines) == 4 * len(sizes)
+    for line in lines:
+        assert (" ms " in line and " x " in line) or " opacus " in line, line
+    # Of the first one memory as well.
+    assert "MiB" in lines[0]
