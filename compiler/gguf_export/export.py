@@ -36,11 +36,12 @@ from compiler.gguf_export.converter import Converter, convert, find_converter, r
 from compiler.gguf_export.families import family_of, is_exported
 from compiler.gguf_export.model import check_tensors, plan_model
 from compiler.gguf_export.origin import check_origin
-from compiler.gguf_export.parity import check_tokens
+from compiler.gguf_export.parity import check_tokens, require_llama
 from compiler.gguf_export.result import DTYPES, GgufExport
 from compiler.gguf_export.vocabulary import load_tokenizer, read_vocabulary
 from compiler.gguf_export.weights import open_weights, weight_files
 from compiler.gguf_export.writing import write_gguf
+from security.errors import UnsafeModelError
 from security.files import sync_folder
 from security.preparse import GgufSummary
 
@@ -73,6 +74,7 @@ def export_gguf(
         raise SourceError(f"{out}: there is something already; remove it or give another name")
     report(f"reading {source.name}")
     # (1)
+    require_llama(source)
     check_origin(source)
     config = Configuration(source)
     tool = None if is_exported(config) else find_converter(converter)
@@ -128,12 +130,21 @@ def _export(source: Path, partial: Path, dtype: str, report: Report) -> _Made:
         write_gguf(partial, model, vocabulary, weights, dtype=dtype, report=report)
         digests = dict(weights.digests)
     # (5)
-    summary = inspect_gguf(partial)
+    summary = _accepted(partial, source)
     # (6)
     report("comparing the tokens with llama.cpp's")
     count = check_tokens(partial, vocabulary, tokenizer, source)
     notes = (*model.notes, *vocabulary.notes)
     return _Made(summary, vocabulary.pre, digests, count, notes)
+
+
+def _accepted(partial: Path, source: Path) -> GgufSummary:
+    """Pre-parse what was made; an error names what it was made of, not a hidden file."""
+    try:
+        return inspect_gguf(partial)
+    except UnsafeModelError as error:
+        problem = str(error).removeprefix(f"{partial}: ")
+        raise UnsafeModelError(error.reason, f"the GGUF made of {source}: {problem}") from error
 
 
 def _convert(source: Path, partial: Path, dtype: str, tool: Converter) -> _Made:
@@ -143,7 +154,7 @@ def _convert(source: Path, partial: Path, dtype: str, tool: Converter) -> _Made:
     if {path.name: digest_of(path) for path in files} != digests:
         raise SourceError(f"{source}: its weights changed while they were converted")
     # (5)
-    summary = inspect_gguf(partial)
+    summary = _accepted(partial, source)
     # (6)
     tokenizer, content = load_tokenizer(source, summary.vocabulary_size)
     converted = read_converted(partial, content)

@@ -55,6 +55,19 @@ TEXTS: Final = (
 )
 
 
+def require_llama(origin: Path) -> None:
+    """Refuse to begin what could not be proven here.
+
+    Raises:
+        SourceError: llama-cpp-python is not installed.
+    """
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise SourceError(
+            f"{origin}: whether llama.cpp gives the same tokens is checked with llama-cpp-python, "
+            "which is not installed here; install the runtime extra"
+        )
+
+
 def check_tokens(path: Path, vocabulary: Vocabulary, tokenizer: Tokenizer, origin: Path) -> int:
     """Compare both tokenizers; return how many tokens were compared.
 
@@ -65,13 +78,8 @@ def check_tokens(path: Path, vocabulary: Vocabulary, tokenizer: Tokenizer, origi
         origin: the source, for errors.
 
     Raises:
-        SourceError: they differ, llama.cpp does not take the file, or it is not here.
+        SourceError: they differ, or llama.cpp does not take the file.
     """
-    if importlib.util.find_spec("llama_cpp") is None:
-        raise SourceError(
-            f"{origin}: whether llama.cpp gives the same tokens is checked with llama-cpp-python, "
-            "which is not installed here; install the runtime extra"
-        )
     plain = [*TEXTS, *_from_vocabulary(vocabulary, tokenizer), *_spellings(vocabulary)]
     if vocabulary.nfc:
         plain = [unicodedata.normalize("NFC", text) for text in plain]

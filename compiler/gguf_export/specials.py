@@ -22,6 +22,7 @@ from compiler.files import Settings, read_text
 from compiler.gguf_export.configuration import Configuration
 
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
+GENERATION_FILE: Final = "generation_config.json"
 TEMPLATE_FILE: Final = "chat_template.jinja"
 # Setting of transformers, without "_token", to the key of GGUF, without "_token_id".
 _ROLES: Final = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
@@ -60,6 +61,10 @@ def read_specials(folder: Path, tokenizer: Tokenizer, config: Configuration) -> 
             number = _numbered(config, role)
         if number is not None:
             ids[key] = number
+    further = [number for number in _ends(folder, config) if number != ids.get("eos")]
+    if further and "eos" in ids:
+        # A chat model's end of turn beside its end of text; GGUF has room for one more.
+        ids["eot"] = further[0]
     if "eos" not in ids:
         raise SourceError(
             f"{path}: names no eos_token, and config.json no eos_token_id; llama.cpp would take "
@@ -86,6 +91,16 @@ def _numbered(config: Configuration, role: str) -> int | None:
     value: Any = config.raw(f"{role}_token_id")
     first = value[0] if isinstance(value, list) and value else value
     return first if type(first) is int and first >= 0 else None
+
+
+def _ends(folder: Path, config: Configuration) -> list[int]:
+    """Return all the tokens at which the model's own configuration stops generating."""
+    path = folder / GENERATION_FILE
+    stated = Settings(path).raw("eos_token_id") if os.path.lexists(path) else None
+    if stated is None:
+        stated = config.raw("eos_token_id")
+    numbers = stated if isinstance(stated, list) else [stated]
+    return [number for number in numbers if type(number) is int and number >= 0]
 
 
 def _frame(tokenizer: Tokenizer, folder: Path) -> tuple[list[int], list[int]]:

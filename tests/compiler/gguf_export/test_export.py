@@ -13,15 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from compiler.errors import SourceError
 from compiler.gguf_export.configuration import Configuration
 from compiler.gguf_export.export import export_gguf
 from compiler.gguf_export.parity import check_tokens
 from compiler.gguf_export.vocabulary import read_vocabulary
-from security.errors import BundleError
+from security.errors import BundleError, UnsafeModelError
 from security.strictjson import JsonValue, canonical
-from tests.compiler.gguf_export.models import byte_level, write_model, write_tokenizer
+from tests.compiler.gguf_export.models import (
+    byte_level,
+    sentencepiece,
+    write_model,
+    write_tokenizer,
+)
 
 WEIGHTS = "model.safetensors"
 RECORD = "training.json"
@@ -239,6 +245,17 @@ def test_a_source_that_is_a_pickle(tmp_path: Path) -> None:
 def test_unknown_type(source: Path) -> None:
     with pytest.raises(SourceError, match="'q4_0' is none of"):
         export(source, dtype="q4_0")
+
+
+def test_what_the_pre_parser_refuses(tmp_path: Path) -> None:
+    """A vocabulary with a NUL in a token, which only SentencePiece's kind can have."""
+    content = json.loads(sentencepiece(prefix=False).to_str())
+    content["model"]["vocab"]["\0"] = len(content["model"]["vocab"])
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    write_model(tmp_path / "model", tokenizer=tokenizer, eos_token_id=2)
+    with pytest.raises(UnsafeModelError, match=r"GGUF made of .*model: a token holds a NUL"):
+        export(tmp_path / "model")
+    assert left(tmp_path) == ["model"]
 
 
 def test_tokens_that_differ_are_noticed(source: Path) -> None:

@@ -182,6 +182,16 @@ def test_only_the_sources_own_chat_template_is_inside(tmp_path: Path) -> None:
     assert stated(made)["tokenizer.chat_template"] == "{{ messages }}"
 
 
+def test_a_further_end_is_one_too(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens(["<|done|>"])
+    done = tokenizer.token_to_id("<|done|>")
+    write_model(tmp_path / "model", tokenizer=tokenizer, eos_token_id=[0, done])
+    made = export_gguf(tmp_path / "model", tmp_path / "m.gguf", report=print)
+    assert stated(made)["tokenizer.ggml.eos_token_id"] == 0
+    assert stated(made)["tokenizer.ggml.eot_token_id"] == done
+
+
 def test_nfc_is_noted(tmp_path: Path) -> None:
     tokenizer = byte_level("qwen2")
     tokenizer.normalizer = normalizers.NFC()
