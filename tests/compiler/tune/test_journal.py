@@ -12,8 +12,9 @@ import pytest
 
 from compiler.errors import SearchError
 from compiler.tune.journal import JOURNAL_NAME, Entry, Journal
+from security.strictjson import JsonValue
 
-CONTEXT = {"source_sha256": "a" * 64, "versions": {"casemate": "0.1.0"}}
+CONTEXT: dict[str, JsonValue] = {"source_sha256": "a" * 64, "versions": {"casemate": "0.1.0"}}
 KEY = "b" * 64
 
 _WRITER = """
