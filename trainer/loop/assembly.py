@@ -24,6 +24,7 @@ from trainer.errors import RecipeError
 from trainer.loop.randomness import seed_weights
 from trainer.loop.step import Step
 from trainer.models.build import build_network
+from trainer.models.label_texts import start_from_texts
 from trainer.models.load import load_network
 from trainer.models.memory import check_memory, estimate_memory
 from trainer.models.network import Network, NetworkSize
@@ -97,7 +98,12 @@ def make_network(recipe: Recipe, data: DataBundle) -> Network:
             special=data.tokenizer.special,
             labels=data.labels,
         )
-    return apply_parts(network, recipe.parts)
+    apply_parts(network, recipe.parts)
+    if recipe.parts.label_texts:
+        start_from_texts(
+            network, data.tokenizer, recipe.parts.label_texts, recipe.parts.label_scale
+        )
+    return network
 
 
 def micro_sequences(recipe: Recipe, world: int) -> int:

@@ -356,6 +356,12 @@ class PartsOptions(_Section):
     )
     lora_rank: int = option(8, "Rank of LoRA's matrices.", minimum=1, maximum=1024)
     lora_alpha: float = option(16.0, "LoRA's scale, over its rank.", minimum=0)
+    label_texts: tuple[str, ...] = option(
+        (), "Public texts of each label, 'label=text', whose vectors the output layer starts from."
+    )
+    label_scale: float = option(
+        4.0, "Logit that a label's own texts get at the start.", minimum=0.01, maximum=100
+    )
 
 
 @dataclass(frozen=True)
