@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from compiler import errors
 from compiler.errors import ChildError
 from compiler.onnx_measure.result import Feeds
+from compiler.progress import Progress, silent
 from security.errors import UsageError
 
 _USAGE = 3
@@ -35,7 +37,12 @@ _NAME = "compiler.onnx_measure.child"
 
 
 def run_child(
-    module: str, request: Mapping[str, Any], folder: Path, *, timeout_seconds: float | None = None
+    module: str,
+    request: Mapping[str, Any],
+    folder: Path,
+    *,
+    timeout_seconds: float | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Call `serve(request)` of a module in a new process; return its reply.
 
@@ -44,41 +51,84 @@ def run_child(
         request: JSON values.
         folder: an existing folder for the request and the reply.
         timeout_seconds: after which the process is killed; None waits for as long as it takes.
+        progress: is told what the child tells with `say`.
 
     Raises:
         UsageError: the child's, under its own type where that is one of the compiler's.
         ChildError: it died, or took too long.
     """
-    question, answer = folder / "request.json", folder / "reply.json"
+    question, answer, words = (folder / name for name in ("request.json", "reply.json", "words"))
     question.write_text(json.dumps(request))
     answer.unlink(missing_ok=True)
-    command = [sys.executable, "-P", "-m", _NAME, module, str(question), str(answer)]
     # -P: a folder that happens to be the current one lends no modules.
-    # onnxruntime's wheel reports home unless it is told not to.
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ChildError(f"{module} took longer than {timeout_seconds} seconds") from error
-    if done.returncode == _USAGE:
+    command = [sys.executable, "-P", "-m", _NAME, module, str(question), str(answer)]
+    status, late = _run(command, words, timeout_seconds, progress)
+    if late:
+        raise ChildError(f"{module} took longer than {timeout_seconds} seconds")
+    if status == _USAGE:
         told = json.loads(answer.read_text())
         kind = getattr(errors, told["error"], UsageError)
         raise kind(told["message"])
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+    if status < 0:
+        name = signal.Signals(-status).name
         raise ChildError(f"{module} was ended by {name}; the file may be too much for this machine")
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
+    if status:
+        lines = words.read_text(errors="replace").strip().splitlines()
         raise ChildError(f"{module} failed: {lines[-1][:300] if lines else 'without a word'}")
     reply: dict[str, Any] = json.loads(answer.read_text())
     return reply
+
+
+def _run(
+    command: list[str], words: Path, timeout_seconds: float | None, progress: Progress
+) -> tuple[int, bool]:
+    """Run the command to its end; return its status, and whether it was killed as too late."""
+    # onnxruntime's wheel reports home unless it is told not to.
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    late = threading.Event()
+    with (
+        words.open("wb") as stderr,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_seconds or 0.0, stop)
+        if timeout_seconds is not None:
+            timer.start()
+        try:
+            for line in process.stdout or ():
+                _pass_on(line, progress)
+            return process.wait(), late.is_set()
+        finally:
+            timer.cancel()
+            process.kill()
+
+
+def say(label: str, fraction: float) -> None:
+    """Tell the parent's Progress, from within the child."""
+    sys.stdout.write(json.dumps([label, fraction]) + "\n")
+    sys.stdout.flush()
+
+
+def _pass_on(line: str, progress: Progress) -> None:
+    try:
+        label, fraction = json.loads(line)
+    # Libraries print to the same stream.
+    except (ValueError, TypeError):
+        return
+    if isinstance(label, str) and isinstance(fraction, float | int):
+        progress(label, float(fraction))
 
 
 def save_feeds(path: Path, feeds: Sequence[Feeds]) -> Path:

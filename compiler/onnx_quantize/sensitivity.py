@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from compiler.errors import QuantizationError
-from compiler.onnx_measure.child import load_feeds, run_child, save_feeds
+from compiler.onnx_measure.child import load_feeds, run_child, save_feeds, say
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_measure.session import open_session, run_session
 from compiler.onnx_quantize.plan import OnnxPlan
@@ -45,7 +45,7 @@ def rank_sensitivity(
         source: a float graph that the pre-parser has passed.
         plan: how tensors are quantized; those that it excludes are not tried.
         inputs: typical ones; they calibrate, too, where the plan needs it.
-        progress: is told the tensors' names; all at once where the child has them done.
+        progress: is told each tensor's name.
 
     Raises:
         QuantizationError: no inputs, or a plan or inputs that do not fit the graph.
@@ -53,7 +53,6 @@ def rank_sensitivity(
     """
     if not inputs:
         raise QuantizationError("ranking tensors needs inputs to compare outputs on")
-    progress("ranking tensors", 0.0)
     with tempfile.TemporaryDirectory(prefix="casemate-ranking-") as name:
         folder = Path(name)
         request = {
@@ -61,8 +60,7 @@ def rank_sensitivity(
             "plan": plan.to_dict(),
             "inputs": str(save_feeds(folder / "inputs.npz", inputs)),
         }
-        reply = run_child(__name__, request, folder)
-    progress("ranking tensors", 1.0)
+        reply = run_child(__name__, request, folder, progress=progress)
     return tuple(TensorError(**item) for item in reply["errors"])
 
 
@@ -80,7 +78,8 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     every = sorted({site.tensor for site in find_sites(onnx.load_model_from_string(content))})
     expected = _outputs(content, feeds)
     errors = []
-    for tensor in tensors:
+    for number, tensor in enumerate(tensors):
+        say(f"ranking {tensor}", number / len(tensors))
         model = onnx.load_model_from_string(content)
         size = next(int(np.prod(i.dims)) for i in model.graph.initializer if i.name == tensor)
         alone = replace(plan, excluded=tuple(name for name in every if name != tensor))

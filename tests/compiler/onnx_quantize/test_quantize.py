@@ -20,6 +20,7 @@ from compiler.onnx_quantize.sensitivity import mixed_plan, rank_sensitivity
 from compiler.onnx_quantize.sites import find_sites
 from tests.compiler.passes.graphs import model_of, operators, run, tiny_encoder, tiny_texts
 
+CRASHING = "tests.compiler.onnx_quantize.crashing"
 FEEDS = [tiny_texts(8, 12, seed) for seed in range(3)]
 PLANS = {
     "half": (OnnxPlan(kind="float16"), 0.9999),
@@ -162,7 +163,12 @@ def test_ranking_finds_the_tensor_that_suffers_and_the_mixed_plan_spares_it(
     tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
     spoilt = tmp_path / "spoilt.onnx"
     spoilt.write_bytes(model.SerializeToString())
-    ranking = rank_sensitivity(spoilt, OnnxPlan(), FEEDS)
+    seen: list[float] = []
+    ranking = rank_sensitivity(
+        spoilt, OnnxPlan(), FEEDS, progress=lambda _, fraction: seen.append(fraction)
+    )
+    assert len(seen) == len(ranking)
+    assert seen == sorted(seen)
     assert ranking[0].tensor == site.tensor
     assert ranking[0].divergence > ranking[1].divergence > 0
     assert ranking[0].parameters == weight.size
@@ -205,6 +211,8 @@ def test_a_process_that_dies_is_an_error_and_no_more(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     with pytest.raises(ChildError, match="ended by SIGSEGV"):
-        run_child("tests.compiler.onnx_quantize.crashing", {"how": "crash"}, tmp_path)
+        run_child(CRASHING, {"how": "crash"}, tmp_path)
+    with pytest.raises(ChildError, match=r"took longer than 0\.5 seconds"):
+        run_child(CRASHING, {"how": "hang"}, tmp_path, timeout_seconds=0.5)
     with pytest.raises(ChildError, match="failed: ZeroDivisionError"):
-        run_child("tests.compiler.onnx_quantize.crashing", {"how": "raise"}, tmp_path)
+        run_child(CRASHING, {"how": "raise"}, tmp_path)
