@@ -26,30 +26,32 @@ PLAIN, IMATRIX, FEEDBACK = "plain", "imatrix", "feedback"
 # From the widest to the narrowest. K-quants need rows of multiples of 256.
 _FORMATS: Final = ("Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "IQ4_NL", "Q4_0")
 _NARROW_BITS: Final = 5.0
+_FEEDBACK_BITS: Final = 6.0
 _FLOAT_BITS: Final = 16.0
 # Tied outputs change the embedding too; a few show what that costs.
 _TIED: Final = ("Q5_0", "IQ4_NL", "Q4_0")
 _MIXES: Final = (0.25, 0.5, 0.75, 1.0)
-_MOST_PATTERNS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitive:
-    """How much one tensor's narrowing costs.
+    """How much narrowing one group of layer tensors costs, such as every "ffn_down".
 
     Attributes:
-        tensor: its name.
-        divergence: the mean KL divergence of the model with this tensor alone narrowed.
+        group: its name, as in `blk.N.GROUP.weight`.
+        format: that it was narrowed to.
+        divergence: the mean KL divergence of the model with this group alone narrowed.
         saved_bytes: what that makes the file smaller.
     """
 
-    tensor: str
+    group: str
+    format: str
     divergence: float
     saved_bytes: int
 
 
 Ranking = Callable[[str], Sequence[Sensitive]]
-"""Measures what each layer's tensor costs in a format; called at most once for each."""
+"""Measures what each group of layer tensors costs in a format."""
 
 
 class GgufSpace:
@@ -88,6 +90,11 @@ class GgufSpace:
     def reference(self) -> Candidate:
         """The file as it is."""
         return self._candidate(GgufPlan(), REFERENCE, "as given")
+
+    @property
+    def ranked(self) -> list[Sensitive]:
+        """What was learnt of the layers' sensitivity on the way."""
+        return [one for ranking in self._rankings.values() for one in ranking]
 
     def seeds(self) -> list[Candidate]:
         """Return output layers first, narrow ones before wide ones, then whole models."""
@@ -187,11 +194,11 @@ class GgufSpace:
             for one in ranking:
                 if spent + one.divergence > share * self._max_kl:
                     break
-                chosen.append(one.tensor)
+                chosen.append(one.group)
                 spent += max(0.0, one.divergence)
             if chosen:
                 mixed = replace(plan, tensors=_named(chosen, "Q4_0"))
-                said = f"{label}; {len(chosen)} layer tensors Q4_0"
+                said = f"{label}; layers' {', '.join(sorted(chosen))} Q4_0"
                 found.append(self._candidate(mixed, "mix", said))
         return found
 
@@ -202,24 +209,24 @@ class GgufSpace:
         worst = list(reversed(self._ranked(plan.default)))
         found = []
         for share in _MIXES[:-1]:
-            kept = [one.tensor for one in worst[: max(1, round(share * len(worst)))]]
+            kept = [one.group for one in worst[: max(1, round(share * len(worst)))]]
             mixed = replace(plan, tensors=_named(kept, KEEP))
-            said = f"{label}; {len(kept)} layer tensors as given"
+            said = f"{label}; layers' {', '.join(sorted(kept))} as given"
             found.append(self._candidate(mixed, "mix", said))
         return found
 
     def _ranked(self, kind: str) -> Sequence[Sensitive]:
-        """Return layer tensors by divergence for each byte saved, the cheapest first."""
+        """Return groups by divergence for each byte saved, the cheapest first."""
         if kind not in self._rankings and self._ranking is not None:
             known = [one for one in self._ranking(kind) if one.saved_bytes > 0]
             known.sort(key=lambda one: one.divergence / one.saved_bytes)
-            self._rankings[kind] = known[:_MOST_PATTERNS]
-        return self._rankings[kind]
+            self._rankings[kind] = known
+        return self._rankings.get(kind, ())
 
     def _roundings(self, kind: str) -> tuple[str, ...]:
-        if not self._calibrated or _bits(kind) > _NARROW_BITS:
+        if not self._calibrated or _bits(kind) > _FEEDBACK_BITS:
             return (PLAIN,)
-        return (FEEDBACK, IMATRIX, PLAIN)
+        return (FEEDBACK, IMATRIX, PLAIN) if _bits(kind) < _NARROW_BITS else (FEEDBACK, PLAIN)
 
     def _head(self) -> Tensor | None:
         name = EMBEDDING if self._tied else OUTPUT
@@ -240,8 +247,8 @@ def _narrower(tensor: Tensor, kind: str) -> bool:
     return fits and _bits(kind) < _bits(tensor.type)
 
 
-def _named(tensors: Sequence[str], kind: str) -> tuple[tuple[str, str], ...]:
-    return tuple((re.escape(name), kind) for name in sorted(tensors))
+def _named(groups: Sequence[str], kind: str) -> tuple[tuple[str, str], ...]:
+    return tuple((rf"blk\.\d+\.{re.escape(name)}\.weight", kind) for name in sorted(groups))
 
 
 def _round(rounding: str) -> str:

@@ -207,8 +207,15 @@ class _Search:
 
     def _survivors(self) -> list[Candidate]:
         alive = [one for one in self._trials.all if one.dropped is None and one.quality]
-        alive.sort(key=lambda one: (self._excess(one) > 0, one.size_bytes or 0))
-        return [self._bench.reference, *(one.candidate for one in alive[:_MOST_TIMED])]
+        reference = self._bench.reference.digest
+        alive.sort(
+            key=lambda one: (
+                one.candidate.digest != reference,
+                self._excess(one) > 0,
+                one.size_bytes or 0,
+            )
+        )
+        return [one.candidate for one in alive[:_MOST_TIMED]]
 
     def _ranked(self) -> tuple[list[Candidate], list[Candidate]]:
         """Return what keeps the promise, fastest first, and what breaks it, closest first."""

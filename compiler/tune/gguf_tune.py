@@ -1,0 +1,62 @@
+"""Tune a GGUF model: measured where the target is this machine, predicted elsewhere."""
+
+from __future__ import annotations
+
+from casemate.cpu import detect
+from compiler.progress import Progress, silent
+from compiler.report.record import WorstTensor
+from compiler.targets.target import is_this_machine
+from compiler.tune.bench import Bench
+from compiler.tune.finish import finish_search
+from compiler.tune.gguf_bench import GgufBench, GgufSource
+from compiler.tune.gguf_space import GgufSpace
+from compiler.tune.predict import PredictingBench
+from compiler.tune.request import Tuned, TuneRequest
+
+
+def tune_gguf(
+    request: TuneRequest, progress: Progress = silent, *, source: GgufSource | None = None
+) -> Tuned:
+    """Search for the fastest form of a GGUF file within a promise.
+
+    For a target that is not this machine quality is measured here and speed is predicted;
+    the record says so, and no predicted figure is ever called measured.
+
+    Args:
+        request: the file, promise, load, target, texts, work folder, time.
+        progress: told what is going on.
+        source: how to measure, for other windows, batches or times than the defaults.
+
+    Raises:
+        PromiseError: no candidate keeps the promise; names the closest.
+        SearchError: the search cannot start or go on.
+        SourceError: the file cannot be read, or the text is too short.
+    """
+    here = is_this_machine(request.target)
+    if source is None:
+        threads = request.target.cores if here else detect().threads
+        source = GgufSource(
+            request.source, request.texts.evaluation, request.texts.calibration, threads
+        )
+    measuring = GgufBench(source, request.folder)
+    bench: Bench = measuring
+    if not here:
+        bench = PredictingBench(measuring, request.target, source.batches, source.prefill)
+    space = GgufSpace(
+        measuring.tensors,
+        measuring.default_settings,
+        calibrated=bool(source.calibration),
+        max_kl=request.promise.max_kl,
+        ranking=measuring.ranking,
+        runs_here=here,
+    )
+    return finish_search(request, bench, space, progress, lambda: _worst(space))
+
+
+def _worst(space: GgufSpace) -> list[WorstTensor]:
+    """Return the groups that were ranked, worst first."""
+    found = [
+        WorstTensor(one.group, one.format, max(0.0, one.divergence), one.saved_bytes)
+        for one in space.ranked
+    ]
+    return sorted(found, key=lambda one: -one.divergence)
