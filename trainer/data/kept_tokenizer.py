@@ -6,19 +6,18 @@ changes with the texts and the options that made it:
     <name>/tokenizer/        the tokenizer's files
     <name>/vocabulary.json   how the vocabulary fits
 
-Invariant: a folder is built beside its place and renamed when whole; of ranks that
-train at the same time one is kept, and all of them read that one.
+Invariant: a folder is built beside its place and renamed when whole (`kept_folder`); of
+ranks that train at the same time one is kept, and all of them read that one.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trainer.data.kept_folder import building, put, require_own, sweep
 from trainer.data.tokenization import Tokenizer
 from trainer.data.tokenizer_training import TrainedTokenizer
 
@@ -36,28 +35,21 @@ def kept_tokenizer(
         train: makes it.
 
     Raises:
-        DataError: what is kept there cannot be read.
+        DataError: what is kept there cannot be read, or another user may write it.
         OSError: the disk refused to keep it.
     """
+    sweep(place.parent)
     if not place.is_dir():
         _make(place, train())
+    require_own(place)
     report = json.loads((place / _REPORT_FILE).read_text(encoding="utf-8"))
     return Tokenizer.load(place / _TOKENIZER_FOLDER), report
 
 
 def _make(place: Path, trained: TrainedTokenizer) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.parent))
-    try:
+    with building(place) as partial:
         (partial / _TOKENIZER_FOLDER).mkdir()
         trained.tokenizer.save(partial / _TOKENIZER_FOLDER)
         content = json.dumps(trained.report.to_dict(), indent=2) + "\n"
         (partial / _REPORT_FILE).write_text(content, encoding="utf-8")
-        try:
-            partial.rename(place)
-        except OSError:
-            # Another rank was first; its tokenizer is the one that counts.
-            if not place.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        put(partial, place)

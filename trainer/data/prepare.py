@@ -9,23 +9,23 @@ tokenizer and options; a run whose combination is there uses it:
     <combination>/vocabulary.json   how a newly trained vocabulary fits
 
 It is built beside its place and renamed when whole, so it is never half there, and ranks
-that prepare at the same time do not disturb each other. It refuses a corpus that changes
-while it is read.
+that prepare at the same time do not disturb each other (`kept_folder`). It refuses a corpus
+that changes while it is read, a kept folder that another user may write, and kept shards
+whose manifest names other sources than the recipe.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.data.corpus import Corpus, find_corpora, write_shards
 from trainer.data.files import describe_file
+from trainer.data.kept_folder import building, put, require_own, sweep
 from trainer.data.shards import ShardSet
 from trainer.data.tokenization import Tokenizer
 from trainer.data.tokenizer_training import SAMPLE_CHARACTERS, train_tokenizer
@@ -82,17 +82,15 @@ def prepare_text(
         tokenizer = Tokenizer.load(Path(recipe.tokenizer.file))
     base = Path(recipe.data.cache) if recipe.data.cache else folder
     place = base / _combination(recipe, tokenizer, corpora, sources)
+    sweep(base)
     if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.parent))
-        try:
+        with building(place) as partial:
             _build(partial, recipe, tokenizer, corpora, sources=sources, progress=progress)
             if _state(corpora) != before:
                 raise DataError("the corpus changed while it was read; run again when it is still")
-            _put(partial, place)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            put(partial, place)
     progress("checking the shards")
+    require_own(place)
     return _open(place, corpora, sources)
 
 
@@ -103,6 +101,12 @@ def _sources(corpora: list[Corpus]) -> list[dict[str, Any]]:
         if corpus is corpora[0] or corpus.files != corpora[0].files:
             described += [dict(describe_file(file.path, corpus.role)) for file in corpus.files]
     return described
+
+
+def _what(sources: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return what tells sources apart: their content and their part, not their names."""
+    keys = ("sha256", "bytes", "role")
+    return [tuple(one.get(key) for key in keys) if isinstance(one, dict) else () for one in sources]
 
 
 def _state(corpora: list[Corpus]) -> list[tuple[int, int]]:
@@ -159,15 +163,6 @@ def _build(
         write_shards(corpus, tokenizer, folder / corpus.role, sources)
 
 
-def _put(partial: Path, place: Path) -> None:
-    try:
-        partial.rename(place)
-    except OSError:
-        # Another rank was first, and what it made is the same.
-        if not place.is_dir():
-            raise
-
-
 def _open(place: Path, corpora: list[Corpus], sources: list[dict[str, Any]]) -> PreparedText:
     tokenizer = Tokenizer.load(place / _TOKENIZER_FOLDER)
     sets = [ShardSet.open(place / corpus.role) for corpus in corpora]
@@ -176,6 +171,11 @@ def _open(place: Path, corpora: list[Corpus], sources: list[dict[str, Any]]) -> 
             raise DataError(
                 f"{place}: the shards were made with another tokenizer than the one beside "
                 "them; delete this folder and run again: it is made anew from the corpus"
+            )
+        if _what(shards.sources) != _what(sources):
+            raise DataError(
+                f"{place}: the shards were made from other files than the recipe names; delete "
+                "this folder and run again: it is made anew from the corpus"
             )
     report = place / _REPORT_FILE
     return PreparedText(

@@ -87,6 +87,7 @@ class ShardSet:
         utf8_bytes: bytes of the text that the tokens stand for.
         tokenizer_digest: digest of the tokenizer that made the tokens.
         digest: SHA-256 that stands for the whole set.
+        sources: what it says it was made from, as the manifest has it.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], shards: list[_Shard]) -> None:
@@ -96,6 +97,7 @@ class ShardSet:
         self.utf8_bytes: int = manifest["utf8_bytes"]
         self.tokenizer_digest: str = manifest["tokenizer"]
         self.digest: str = manifest["digest"]
+        self.sources: list[Any] = manifest["sources"]
         self._shard_tokens: int = manifest["shard_tokens"]
         self._shards = shards
 
