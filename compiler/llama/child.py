@@ -176,6 +176,6 @@ class _LastLine:
 
     @property
     def text(self) -> str:
-        """": " and the line, printable and bounded; empty without one."""
+        """ ": " and the line, printable and bounded; empty without one."""
         line = self._line.decode(errors="replace")[:_MAX_LINE_CHARS]
         return ": " + "".join(c if c.isprintable() else "?" for c in line) if line else ""

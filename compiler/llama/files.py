@@ -7,7 +7,6 @@ the child left, also after the child was killed.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ def beside(out: Path) -> Iterator[Path]:
     path = out.parent.resolve() / f".{out.name}.{secrets.token_hex(4)}.part"
     try:
         yield path
-        os.replace(path, out)
+        path.replace(out)
     finally:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()

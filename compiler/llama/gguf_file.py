@@ -30,7 +30,7 @@ from security.preparse.summary import GgufSummary
 
 _FIXED_HEADER_BYTES = 24
 _NUMBERS = {kind.name: number for number, kind in TENSOR_TYPES.items()}
-Bytes = bytes | memoryview | NDArray[np.uint8]
+Bytes = memoryview | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,9 @@ def write_gguf(
             offset += -(-tensor.size_bytes // alignment) * alignment
         for tensor in tensors:
             file.write(bytes(-file.tell() % alignment))
-            written = sum(file.write(memoryview(piece).cast("B")) for piece in content(tensor))
+            written = 0
+            for piece in content(tensor):
+                written += file.write(piece)
             if written != tensor.size_bytes:
                 raise SourceError(
                     f"{tensor.name}: {written} bytes were made where {tensor.size_bytes} belong"

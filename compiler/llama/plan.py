@@ -156,7 +156,9 @@ def resolve(plan: GgufPlan, tensors: Sequence[Tensor]) -> Resolved:
     """
     tied = is_tied(tensors)
     if plan.untie and not tied:
-        raise QuantizationError("the file has an output layer of its own: there is nothing to untie")
+        raise QuantizationError(
+            "the file has an output layer of its own: there is nothing to untie"
+        )
     matrices = {t.name: t for t in tensors if t.is_matrix}
     for pattern, _ in plan.tensors:
         if not any(re.fullmatch(pattern, name) for name in matrices):

@@ -1,9 +1,10 @@
 """Write a GGUF file in other formats, tensor by tensor, in a child process.
 
 Two ways, chosen by the plan. A named mix ("Q4_K_M") goes through llama.cpp's own
-`llama_model_quantize`, which knows which of its tensors deserve better (jobs/mix.py). Single formats, untied
-output layers and better rounding are written here, with ggml's codecs or rounding.py; a
-tensor whose format stays keeps its bytes. Then metadata stays the source's, too.
+`llama_model_quantize`, which knows which of its tensors deserve better (jobs/mix.py).
+Single formats, untied output layers and better rounding are written here, with ggml's
+codecs or rounding.py; a tensor whose format stays keeps its bytes, and metadata stays the
+source's.
 
 Refused: a target that exists, an importance matrix that lacks what the plan needs, formats
 that a tensor cannot take. Nothing half-written stays, whatever happens to the child.

@@ -57,15 +57,21 @@ class Grid:
         """Return the code of the level nearest to each scaled value."""
         if self.levels is _IQ4_NL:
             # Midpoints between the levels are multiples of a half: a table finds them.
-            return _IQ4_NL_TABLE[np.clip(np.rint(scaled * 2) + 256, 0, 512).astype(np.int16)]
+            codes: Codes = np.take(
+                _IQ4_NL_TABLE, np.clip(np.rint(scaled * 2) + 256, 0, 512).astype(np.int16)
+            )
+            return codes
         low, high = self.levels[0], self.levels[-1]
-        return (np.clip(np.rint(scaled), low, high) - low).astype(np.uint8)
+        codes = (np.clip(np.rint(scaled), low, high) - low).astype(np.uint8)
+        return codes
 
     def values(self, codes: Codes) -> Floats:
         """Return the level of each code."""
         if self.levels is _IQ4_NL:
-            return _IQ4_NL[codes]
-        return codes.astype(np.float32) + self.levels[0]
+            values: Floats = np.take(_IQ4_NL, codes)
+            return values
+        values = codes.astype(np.float32) + self.levels[0]
+        return values
 
 
 _IQ4_NL_TABLE = np.abs((np.arange(513) - 256)[:, None] / 2 - _IQ4_NL).argmin(1).astype(np.uint8)
@@ -226,7 +232,7 @@ def _pack(grid: Grid, scale: Floats, offset: Floats, codes: Codes) -> Codes:
     if grid.wide:
         parts.append(np.packbits((codes >> 4).T, axis=1, bitorder="little"))
     low = codes & 15
-    parts.append((low[:half] | (low[half:] << 4)).T)
+    parts.append((low[:half] | (low[half:] << 4)).T.astype(np.uint8))
     return np.concatenate(parts, axis=1)
 
 

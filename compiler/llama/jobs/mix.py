@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from llama_cpp import llama_cpp as c_api
 
 from compiler.errors import ChildError
 from compiler.llama.importance_file import read_importance
+from compiler.llama.jobs.memory import peak_bytes
 from compiler.llama.jobs.session import quiet
-from compiler.llama.plan import OUTPUT, TYPE_NUMBERS, EMBEDDING
+from compiler.llama.plan import EMBEDDING, OUTPUT, TYPE_NUMBERS
 from compiler.progress import Progress
 
 
@@ -54,5 +54,5 @@ def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     )
     if status != 0:
         raise ChildError("llama.cpp could not write the file; is there room for it?")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    peak = peak_bytes()
     return {"rounding": {}, "peak_memory_bytes": peak}

@@ -6,7 +6,6 @@ memory does not grow with the model.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from compiler.llama import rounding
 from compiler.llama.gguf_file import Bytes, GgufFile, Tensor, open_gguf, write_gguf
 from compiler.llama.importance_file import Importance, read_importance
 from compiler.llama.jobs import ggml
+from compiler.llama.jobs.memory import peak_bytes
 from compiler.llama.plan import EMBEDDING, OUTPUT
 from compiler.progress import Progress
 
@@ -30,7 +30,7 @@ def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     with open_gguf(Path(arguments["source"])) as source:
         job = _Rewriting(source, arguments["types"], arguments["rounding"], importance, progress)
         write_gguf(Path(arguments["out"]), source, job.tensors, job.content)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    peak = peak_bytes()
     return {"rounding": job.used, "peak_memory_bytes": peak}
 
 
