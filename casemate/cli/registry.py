@@ -49,6 +49,15 @@ COMMANDS: dict[str, Entry] = {
         "Models",
         "compiler",
     ),
+    "tune": Entry(
+        "compiler.commands.tune",
+        "Search for the fastest form of a model at a promised quality.",
+        "Models",
+        "compiler",
+    ),
+    "targets": Entry(
+        "compiler.commands.targets", "List the machines to compile for.", "Models", "compiler"
+    ),
     "quantize": Entry(
         "compiler.commands.quantize", "Write a model in another format.", "Models", "compiler"
     ),

@@ -1,0 +1,92 @@
+"""`casemate tune`: search for the best form of a model, and show all that was tried."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from casemate.cli.output import emit, json_option, table, warn
+from compiler.commands.compile import quality_text
+from compiler.commands.options import FILE, PATH, promise_of, promise_options, working
+
+if TYPE_CHECKING:
+    from compiler.bundling.forms import Form
+
+
+@click.command("tune")
+@click.argument("source", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="New folder for what is found.")
+@click.option("--target", default="this", show_default=True, help="As for 'casemate compile'.")
+@promise_options
+@click.option("--budget", default="20m", show_default=True, help="Time to search.")
+@click.option(
+    "--for",
+    "load",
+    default="1",
+    show_default=True,
+    metavar="LOAD",
+    help="What to be fast at: a number of clients, prefill, or size.",
+)
+@click.option("--calibration", type=FILE, help="Texts of the kind to be served, one a line.")
+@click.option("--work", type=PATH, help="Folder for unfinished work.  [default: beside the output]")
+@json_option
+def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Search for the fastest form of SOURCE within a promised quality.
+
+    SOURCE is anything that can be compiled; a bundle is searched in its first variant. The
+    folder OUTPUT gets the chosen model file, the record of the search (compilation.json), a
+    page that shows it (compilation.html) and the Pareto picture (front.svg).
+
+    'casemate compile' searches in the same way and puts the result into a bundle.
+
+    \b
+    Examples:
+      casemate tune gemma.gguf --calibration notes.txt --quality balanced -o gemma-tuned
+      casemate tune minilm/ --for 32 --budget 5m -o minilm-tuned
+    """
+    from compiler.bundling.assemble import require_free
+    from compiler.bundling.tuned import Tuning
+    from compiler.bundling.tuning import SearchFor, tune_source
+    from compiler.targets.choosing import choose_target
+    from compiler.tune.choose import Load
+    from compiler.tune.clock import parse_duration
+
+    require_free(output)
+    tuning = Tuning(
+        load=Load.parse(options["load"]),
+        budget_seconds=parse_duration(options["budget"]),
+        command=("casemate", *sys.argv[1:]),
+    )
+    wanted = SearchFor(
+        source=source,
+        output=output,
+        target=choose_target(options["target"]),
+        promise=promise_of(options),
+        tuning=tuning,
+        calibration=options["calibration"],
+        work=options["work"],
+    )
+    with working("tuning", output, wanted.work_path) as progress:
+        form = tune_source(wanted, progress)
+    if form.note is not None:
+        warn(f"{form.note}.")
+    emit(as_json, _described(output, form), _render)
+
+
+def _described(output: Path, form: Form) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "format": form.label,
+        "plan": form.plan,
+        "quality": None if form.quality is None else form.quality.to_dict(),
+        "files": sorted(path.name for path in output.iterdir()),
+    }
+
+
+def _render(data: dict[str, Any]) -> None:
+    click.echo(f"{data['format']}: {quality_text(data['quality'])}")
+    click.echo("")
+    table(["in", "file"], [[data["output"], name] for name in data["files"]])
