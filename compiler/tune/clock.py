@@ -37,6 +37,7 @@ class Clock:
     def __init__(self, budget_seconds: float | None) -> None:
         self._started = time.monotonic()
         self._budget = budget_seconds
+        self._prepared = 0.0
         self._taken: defaultdict[str, list[float]] = defaultdict(list)
 
     @property
@@ -44,9 +45,16 @@ class Clock:
         """Seconds since the search began."""
         return time.monotonic() - self._started
 
+    def prepared(self) -> None:
+        """Begin the stages: shares of the budget are shares of what is left of it now."""
+        self._prepared = self.elapsed
+
     def allows(self, share: float, seconds: float = 0.0) -> bool:
         """Tell whether a step of `seconds` ends within a share of the budget."""
-        return self._budget is None or self.elapsed + seconds <= share * self._budget
+        if self._budget is None:
+            return True
+        left = max(0.0, self._budget - self._prepared)
+        return self.elapsed - self._prepared + seconds <= share * left
 
     def expected(self, kind: str) -> float:
         """Return how long a step of a kind will take; 0 before there was one."""

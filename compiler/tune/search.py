@@ -8,9 +8,9 @@
 3. Around the best, finer mixes are made, judged and timed, then other ways to run the file.
 4. The finalists get more rounds, until each has its median and spread.
 
-Each stage may use a share of the budget; a stage that runs out of time is cut, noted, and
-the next begins. Everything measured is in the journal at once, so an interrupted search
-goes on where it was. The search never chooses what breaks the promise.
+Each stage may use a share of the budget that preparing left; a stage that runs out of time
+is cut, noted, and the next begins. Everything measured is in the journal at once, so an
+interrupted search goes on where it was. The search never chooses what breaks the promise.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ class _Search:
         self._bench.prepare(self._within_step("preparing the reference"))
         trial = self._trials.judge(reference, quick=False, progress=self._within_step("reference"))
         self._check_reference(trial)
+        self._clock.prepared()
         self._judge(self._space.seeds(), _SEEDS, "first candidates")
         self._time(self._survivors(), 1, _FIRST, "first round")
         for _ in range(_REFINEMENTS):
