@@ -1,0 +1,206 @@
+"""The search's stages and its journal, over a small real workload: rounding a matrix.
+
+The model is a matrix of class scores, its forms are the matrix rounded to fewer bits, and
+quality is the divergence of its answers: computed, not made up. Speed is what bytes allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compiler.errors import PromiseError, SearchError
+from compiler.progress import Progress
+from compiler.tune.bench import CandidateFailedError
+from compiler.tune.candidate import Candidate, Quality, Speed
+from compiler.tune.choose import Load
+from compiler.tune.journal import JOURNAL_NAME
+from compiler.tune.promise import make_promise
+from compiler.tune.search import SearchRequest, SearchResult, search
+from security.strictjson import JsonValue
+
+WEIGHTS = np.random.default_rng(0).standard_normal((64, 32))
+INPUTS = np.random.default_rng(1).standard_normal((200, 64))
+
+
+def form(bits: int, threads: int = 2) -> Candidate:
+    family = "reference" if bits == 64 else "whole"
+    return Candidate("onnxruntime", f"{bits} bits", family, {"bits": bits}, {"threads": threads})
+
+
+def distribution(weights: np.ndarray) -> np.ndarray:
+    scores = INPUTS @ weights / 4
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+class MatrixBench:
+    """Rounds, judges and times the matrix; `before` may fail any step of any candidate."""
+
+    has_quick = True
+    reference = form(64)
+
+    def __init__(
+        self, folder: Path, before: Callable[[str, Candidate], None] = lambda *_: None
+    ) -> None:
+        self.folder = folder
+        self.before = before
+        self.steps: list[tuple[str, str]] = []
+
+    @property
+    def context(self) -> Mapping[str, JsonValue]:
+        return {"source_sha256": "a" * 64}
+
+    def prepare(self, progress: Progress) -> None:
+        progress("nothing", 1.0)
+
+    def make(self, candidate: Candidate, progress: Progress) -> Path:
+        path = self.folder / f"{candidate.plan_digest}.npy"
+        if not path.exists():
+            self._step("make", candidate)
+            levels = 2.0 ** (float(str(candidate.plan["bits"])) - 2)
+            rounded = WEIGHTS if levels > 2**40 else np.round(WEIGHTS * levels / 4) * 4 / levels
+            path.write_bytes(rounded.tobytes()[: int(str(candidate.plan["bits"])) * 256])
+            np.save(path.with_suffix(".full.npy"), rounded)
+        return path
+
+    def discard(self, candidate: Candidate) -> None:
+        (self.folder / f"{candidate.plan_digest}.npy").unlink(missing_ok=True)
+
+    def quality(self, candidate: Candidate, *, quick: bool, progress: Progress) -> Quality:
+        self._step("quick" if quick else "quality", candidate)
+        path = self.make(candidate, progress)
+        right, found = distribution(WEIGHTS), distribution(np.load(path.with_suffix(".full.npy")))
+        rows = slice(0, 50 if quick else None)
+        kl = (right[rows] * np.log(right[rows] / found[rows])).sum(axis=1).mean()
+        return Quality(samples=len(right[rows]), kl_mean=float(kl))
+
+    def speeds(self, candidates: Sequence[Candidate], progress: Progress) -> list[Speed]:
+        for one in candidates:
+            self._step("speed", one)
+        sizes = [self.make(one, progress).stat().st_size for one in candidates]
+        return [Speed({"decode@1": 1e6 / size}, 0.1, 1.0) for size in sizes]
+
+    def _step(self, kind: str, candidate: Candidate) -> None:
+        self.steps.append((kind, candidate.label))
+        self.before(kind, candidate)
+
+
+class BitSpace:
+    """2, 4, 8, 12 and 16 bits first; around the best one bit less, and more around the closest."""
+
+    def seeds(self) -> list[Candidate]:
+        return [form(bits) for bits in (2, 4, 8, 12, 16)]
+
+    def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+        found = [form(int(str(one.plan["bits"])) - 1) for one in kept[:1]]
+        return found + [form(int(str(one.plan["bits"])) + 1) for one in left[:1]]
+
+    def settings(self, best: Candidate) -> list[Candidate]:
+        return [form(int(str(best.plan["bits"])), threads=1)]
+
+
+def run(bench: MatrixBench, folder: Path, max_kl: float = 0.01, **more: float) -> SearchResult:
+    promise = make_promise(None, max_kl=max_kl)
+    request = SearchRequest(promise, Load(1), folder, rounds=3, **more)  # type: ignore[arg-type]
+    return search(bench, BitSpace(), request)
+
+
+def test_the_search_refines_to_the_narrowest_form_that_keeps_the_promise(tmp_path: Path) -> None:
+    bench = MatrixBench(tmp_path)
+    result = run(bench, tmp_path)
+    chosen = result.choice.chosen
+    bits = int(str(chosen.candidate.plan["bits"]))
+    assert chosen.quality is not None
+    assert chosen.quality.kl_mean is not None
+    assert chosen.quality.kl_mean <= 0.01
+    assert bits < 8
+    assert len(chosen.rounds) == 3
+    assert ("quality", "2 bits") not in bench.steps
+    assert ("speed", "2 bits") not in bench.steps
+
+
+def test_every_timing_stands_beside_the_reference_of_its_round(tmp_path: Path) -> None:
+    bench = MatrixBench(tmp_path)
+    for trial in run(bench, tmp_path).trials:
+        assert all(one.reference.rates for one in trial.rounds)
+    timed = [label for kind, label in bench.steps if kind == "speed"]
+    assert timed[0] == "64 bits"
+    assert timed.count("64 bits") >= 3
+
+
+@pytest.mark.parametrize("stop_at", (3, 14, 25))
+def test_an_interrupted_search_goes_on_and_repeats_nothing(tmp_path: Path, stop_at: int) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    count = 0
+
+    def stop(kind: str, candidate: Candidate) -> None:
+        nonlocal count
+        count += 1
+        if count == stop_at:
+            raise Interrupted
+
+    whole = run(MatrixBench(tmp_path / "w"), _made(tmp_path / "w"))
+    first = MatrixBench(_made(tmp_path / "i"), stop)
+    with pytest.raises(Interrupted):
+        run(first, tmp_path / "i")
+    second = MatrixBench(tmp_path / "i")
+    result = run(second, tmp_path / "i")
+    assert result.choice.chosen.candidate == whole.choice.chosen.candidate
+    judged = [step for step in first.steps[:-1] + second.steps if step[0] in ("quick", "quality")]
+    assert len(judged) == len(set(judged))
+
+
+def test_a_candidate_that_fails_costs_itself_and_is_not_tried_again(tmp_path: Path) -> None:
+    def crash(kind: str, candidate: Candidate) -> None:
+        if candidate.label == "8 bits" and kind == "make":
+            raise CandidateFailedError("the quantizer died of signal 6")
+
+    result = run(MatrixBench(tmp_path, crash), tmp_path)
+    failed = next(one for one in result.trials if one.candidate.label == "8 bits")
+    assert failed.dropped == "failed: the quantizer died of signal 6"
+    again = MatrixBench(tmp_path)
+    run(again, tmp_path)
+    assert ("make", "8 bits") not in again.steps
+
+
+def test_one_that_fails_in_a_round_does_not_take_the_others_along(tmp_path: Path) -> None:
+    def crash(kind: str, candidate: Candidate) -> None:
+        if candidate.label == "12 bits" and kind == "speed":
+            raise CandidateFailedError("was killed: out of memory")
+
+    result = run(MatrixBench(tmp_path, crash), tmp_path)
+    states = {one.candidate.label: one.dropped for one in result.trials}
+    assert states["12 bits"] == "failed: was killed: out of memory"
+    assert states["16 bits"] is None
+
+
+def test_a_full_disk_ends_the_search_and_leaves_what_was_measured(tmp_path: Path) -> None:
+    def full(kind: str, candidate: Candidate) -> None:
+        if candidate.label == "12 bits" and kind == "make":
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run(MatrixBench(tmp_path, full), tmp_path)
+    assert (tmp_path / JOURNAL_NAME).read_bytes().count(b'"kind":"quality"') > 2
+    assert run(MatrixBench(tmp_path), tmp_path).choice.chosen is not None
+
+
+def test_without_time_nothing_is_pretended(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="more time"):
+        run(MatrixBench(tmp_path), tmp_path, budget_seconds=1e-6)
+
+
+def test_what_does_not_fit_the_targets_memory_is_not_chosen(tmp_path: Path) -> None:
+    with pytest.raises((SearchError, PromiseError)):
+        run(MatrixBench(tmp_path), tmp_path, memory_bytes=64)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
