@@ -2,8 +2,8 @@
 
     1. Load the stock class from a folder with config.json and safetensors: float32, no
        code of the folder, no network. Refuse weights that are missing or find no place.
-    2. Trace each graph with optimum's configuration for the architecture, without its
-       weights: they stay where they are and cost no second copy.
+    2. Trace each graph with optimum's configuration for the architecture, with stand-ins
+       for its weights: they stay in their files and cost no copy.
     3. Make the graph ours (`tidy`), add what comes behind it.
     4. Write it, one weight after the other.
 
@@ -18,7 +18,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
@@ -198,7 +199,11 @@ class _Export:
         # All logits, not the last ones only.
         options = {n: 0 for n in ("logits_to_keep",) if n in signature(part.forward).parameters}
         example = config.rename_ambiguous_inputs(config.generate_dummy_inputs(framework="pt"))
-        with torch.no_grad(), config.patch_model_for_export(part, model_kwargs=options):
+        with (
+            torch.no_grad(),
+            _stand_ins(part),
+            config.patch_model_for_export(part, model_kwargs=options),
+        ):
             inputs, outputs = config.ordered_inputs(part), config.outputs
             torch.onnx.export(
                 part,
@@ -244,6 +249,33 @@ class _Export:
             weights |= add_finish(tidied.model, StoredTensors.open(job.folder), job.finish)
         self._label(f"writing {path.name}")
         write_model(path, tidied.model, list(weights.values()))
+
+
+@contextmanager
+def _stand_ins(part: Any) -> Iterator[None]:
+    """Put tensors that take no memory in the place of the weights while a graph is traced.
+
+    The tracer compares weights and copies them to infer shapes; it would read the whole
+    file for nothing. Each stand-in is one number of its own, so that no two weights are
+    taken for the same; a weight with several names has one stand-in.
+    """
+    import torch
+
+    places = [
+        (module, name, weight)
+        for module in part.modules()
+        for name, weight in module.named_parameters(recurse=False)
+    ]
+    made: dict[int, Any] = {}
+    for module, name, weight in places:
+        number = torch.tensor(1.0 + len(made) / 1024, dtype=weight.dtype)
+        plain = torch.nn.Parameter(number.expand(weight.shape), requires_grad=False)
+        setattr(module, name, made.setdefault(id(weight), plain))
+    try:
+        yield
+    finally:
+        for module, name, weight in places:
+            setattr(module, name, weight)
 
 
 def _weight(value: str, tensor: Any, *, turned: bool) -> Weight:
