@@ -97,8 +97,13 @@ class GgufSpace:
         return [one for ranking in self._rankings.values() for one in ranking]
 
     def seeds(self) -> list[Candidate]:
-        """Return output layers first, narrow ones before wide ones, then whole models."""
+        """Return output layers before whole models, cheap rounding first, narrow formats first."""
         found = [*self._outputs(), *self._wholes()]
+        # Error feedback takes longest: by then what plain rounding does is known.
+        order = {PLAIN: 0, IMATRIX: 1, FEEDBACK: 2}
+        found.sort(
+            key=lambda one: (one.family != "output", order[GgufPlan.from_dict(one.plan).rounding])
+        )
         return list({one.digest: one for one in found}.values())
 
     def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
@@ -167,7 +172,8 @@ class GgufSpace:
         for kind in kinds:
             if not any(_narrower(one, kind) for one in layers):
                 continue
-            for rounding in self._roundings(kind):
+            # Narrow layers of a model that is narrow already are ruined however they are rounded.
+            for rounding in self._roundings(kind) if bits >= _FLOAT_BITS else (PLAIN,):
                 plan = GgufPlan(default=kind, embedding=KEEP, rounding=rounding)
                 if not self._tied:
                     plan = replace(plan, output=KEEP)

@@ -34,7 +34,8 @@ def form(bits: int, threads: int = 2) -> Candidate:
 def distribution(weights: np.ndarray) -> np.ndarray:
     scores = INPUTS @ weights / 4
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 class MatrixBench:
