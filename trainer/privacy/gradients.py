@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.data.batch import Batch
+from trainer.data.batch import IGNORED, Batch
 from trainer.loop.batches import Autocast
 from trainer.loop.step import StepLoss
 from trainer.models.network import Network
@@ -45,7 +45,7 @@ class ClipStatistics:
         clipped: share of those whose gradient was made shorter.
         median_norm: of their gradients before clipping; 0 without examples.
         nonfinite: examples whose gradient was no number; they were left out.
-        loss: of the whole micro-batch, rows of weight 0 included; detached.
+        loss: of the rows with a weight above 0; detached.
     """
 
     examples: int
@@ -104,7 +104,7 @@ class PerExampleGradients:
         examples = examples_in(batch)
         if weights.shape != (examples,):
             raise PrivacyError(f"{examples} examples and {list(weights.shape)} weights")
-        loss, found = self._gradients(batch, autocast)
+        loss, found = self._gradients(_without_fillers(batch, weights), autocast)
         with torch.no_grad():
             norms = self._norms(found, examples)
             factors = self._clipping.factors(norms)
@@ -170,6 +170,15 @@ class PerExampleGradients:
             name: torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
             for name, parameter in self._watch.parameters.items()
         }
+
+
+def _without_fillers(batch: Batch, weights: Tensor) -> Batch:
+    """Take the targets of rows of weight 0 away, so that no figure counts them."""
+    labels = batch.get("labels")
+    if labels is None:
+        return batch
+    fillers = (weights == 0).view(-1, *[1] * (labels.dim() - 1))
+    return {**batch, "labels": labels.masked_fill(fillers, IGNORED)}
 
 
 def _layers(names: list[str]) -> dict[str, int]:

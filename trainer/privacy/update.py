@@ -126,7 +126,8 @@ class PrivateUpdater:
         # A pass without a backward pass leaves the weights of FSDP whole.
         release_weights(self._module)
         figures[:4] += torch.stack([part.double() for part in statistics.loss])
-        figures[4] += count_tokens(micro.batch)
+        drawn = micro.weights > 0
+        figures[4] += count_tokens({name: values[drawn] for name, values in micro.batch.items()})
 
     def _result(self, figures: Tensor, norm: float) -> UpdateResult:
         total, plain, targets, right, tokens, asked, late = figures.tolist()

@@ -213,6 +213,20 @@ def test_rows_of_weight_zero_and_sums_of_many_micro_batches():
     assert all(not bool(values.any()) for values in computed.take().values())
 
 
+@pytest.mark.parametrize("kind", ["encoder-classifier", "decoder-untied", "seq2seq-untied"])
+def test_rows_that_fill_up_are_in_no_figure(kind):
+    step, batch = make_step(kind), labelled_batch(kind)
+    computed = gradients(step)
+    labels = batch["labels"].clone()
+    found = computed.accumulate(batch, torch.tensor([1.0, 0.0, 1.0, 0.0])).loss
+    apart = [computed.accumulate(row(batch, index), torch.ones(1)).loss for index in (0, 2)]
+    for one, *others in zip(found, *apart, strict=True):
+        assert torch.allclose(one, sum(others) if one >= 0 else one, rtol=1e-4)
+    assert torch.equal(batch["labels"], labels)
+    nothing = computed.accumulate(batch, torch.zeros(4)).loss
+    assert (float(nothing.total), float(nothing.plain), int(nothing.targets)) == (0.0, 0.0, 0)
+
+
 def test_a_batch_without_any_target():
     step, batch = make_step("encoder-masked"), labelled_batch("encoder-masked")
     batch["labels"] = torch.full_like(batch["labels"], -100)
