@@ -38,6 +38,8 @@ from security.strictjson import JsonValue
 _DECODER_FORMAT: Final = "q8_0"
 _ENCODER_FORMAT: Final = "int8"
 _ENCODERS: Final = ("embed", "classify")
+_WINDOW: Final = 512
+_MOST_WINDOWS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +149,19 @@ def _judge_gguf(
     from compiler.llama.quality import compare, make_reference
 
     threads = len(os.sched_getaffinity(0))
-    window = min(512, reference.plan.context_tokens)
-    tokens = tokenize(reference.path, texts)
-    folder = work / "quality"
-    kept = make_reference(
-        reference.path,
-        tokens,
-        folder,
-        window=window,
-        windows=max(1, min(3, len(tokens) // window)),
-        threads=threads,
-        progress=part(progress, 0.0, 0.5),
-    )
+    window = min(_WINDOW, reference.plan.context_tokens)
+    kept = work / "quality.json"
+    if not kept.exists():
+        tokens = tokenize(reference.path, texts)
+        make_reference(
+            reference.path,
+            tokens,
+            kept,
+            window=window,
+            windows=max(1, min(_MOST_WINDOWS, len(tokens) // window)),
+            threads=threads,
+            progress=part(progress, 0.0, 0.5),
+        )
     seen = compare(path, kept, threads=threads, progress=part(progress, 0.5, 1.0))
     return Quality(
         seen.tokens,

@@ -80,7 +80,7 @@ def tuned_form(
     if backend == LLAMA_CPP and texts.built_in:
         raise QuantizationError(
             "a search judges a decoder on text of the kind that it will see: give a file with "
-            "--calibration (some hundred lines), or compile with --no-tune"
+            "--calibration (some thousand words), or compile with --no-tune"
         )
     request = tune.TuneRequest(
         source=reference.path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import random
 import resource
 import shutil
 import signal
@@ -19,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from casemate.cli.main import cli
 from compiler.bundling.workfolder import work_folder
+from compiler.report.record import parse_record
 from security.bundle.attestations import STATEMENT_TYPE
 from security.bundle.opening import open_unsigned
 from tests.support.tiny_models import (
@@ -304,7 +306,69 @@ def test_quantize_and_compare(encoder: Path, tmp_path: Path) -> None:
     assert "they cannot be compared" in str(other.exception)
 
 
-@pytest.mark.parametrize("name", ["compile", "quantize", "compare"])
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough text for a decoder: 600 lines of a few words."""
+    draw = random.Random(1)
+    known = ("the", "inner", "on", "other", "tin", "thin")
+    lines = [" ".join(draw.choices(known, k=12)) for _ in range(600)]
+    path = tmp_path_factory.mktemp("texts") / "words.txt"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_decoder_is_judged_on_texts_that_are_given(tmp_path: Path, words: Path) -> None:
+    source = tiny_gguf(tmp_path / "t.gguf")
+    more = ("--format", "q8_0", "--calibration", words)
+    data = document(compiled(source, tmp_path / "out", *more))
+    (variant,) = data["variants"]
+    assert variant["format"] == "q8_0"
+    assert 0 <= variant["quality"]["kl_mean"] < 0.03
+    assert data["size_bytes"] < source.stat().st_size
+    result = compiled(source, tmp_path / "no", *more, "--format", "q4_0", "--max-kl", "0")
+    assert "--format q4_0 breaks the promise" in str(result.exception)
+    data = document(casemate("compare", source, tmp_path / "out", "--data", words, "--no-speed",
+                             "--json"))  # fmt: skip
+    assert data["quality"]["top1"] > 0.8
+
+
+def test_a_search_leaves_the_file_and_its_record(tmp_path: Path, words: Path) -> None:
+    source, output = tiny_gguf(tmp_path / "t.gguf"), tmp_path / "out"
+    more = ("--calibration", words, "--quality", "small", "--budget", "15s", "--json")
+    data = document(casemate("tune", source, *more, "-o", output))
+    assert data["files"] == ["compilation.html", "compilation.json", "front.svg", "model.gguf"]
+    record = parse_record((output / "compilation.json").read_bytes())
+    chosen = record.entry(record.chosen)
+    assert chosen.sha256 == hashlib.sha256((output / "model.gguf").read_bytes()).hexdigest()
+    text = (output / "compilation.json").read_text() + (output / "compilation.html").read_text()
+    assert words.read_text().splitlines()[0] not in text
+
+
+def test_a_decoder_cannot_be_searched_without_texts(tmp_path: Path) -> None:
+    source = tiny_gguf(tmp_path / "t.gguf")
+    result = casemate("compile", source, "-o", tmp_path / "out", "--no-probes")
+    assert result.exit_code == 1
+    assert "give a file with --calibration" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_graph_of_plain_tensors_cannot_be_searched(tmp_path: Path) -> None:
+    result = casemate("tune", tiny_onnx(tmp_path / "t.onnx"), "-o", tmp_path / "out")
+    assert "no texts to be judged on" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_for_another_machine_is_not_said_to_be_measured(
+    encoder: Path, tmp_path: Path
+) -> None:
+    words = ("compile", encoder, "-o", tmp_path / "out", "--target", PLAIN, "--no-probes", "--json")
+    result = casemate(*words)
+    data = document(result)
+    assert data["variants"][0]["tuned"] is False
+    assert f"nothing was searched: {PLAIN} is not this machine" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["compile", "tune", "quantize", "compare", "targets"])
 def test_help_has_examples(name: str) -> None:
     shown = casemate(name, "--help")
     assert shown.exit_code == 0
