@@ -19,9 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from compiler.errors import SourceError
 from security.preparse.gguf import DEFAULT_ALIGNMENT_BYTES, DEFAULT_LIMITS, check_gguf
 from security.preparse.gguf_types import TENSOR_TYPES
@@ -30,7 +27,6 @@ from security.preparse.summary import GgufSummary
 
 _FIXED_HEADER_BYTES = 24
 _NUMBERS = {kind.name: number for number, kind in TENSOR_TYPES.items()}
-Bytes = memoryview | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +174,7 @@ def write_gguf(
     out: Path,
     source: GgufFile,
     tensors: Sequence[Tensor],
-    content: Callable[[Tensor], Iterable[Bytes]],
+    content: Callable[[Tensor], Iterable[memoryview]],
 ) -> None:
     """Write a file with the source's metadata and other tensors, in the order given.
 

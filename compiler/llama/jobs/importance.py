@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import ChildError
+from compiler.llama.importance_file import write_importance
 from compiler.llama.jobs import ggml
 from compiler.llama.jobs.session import Session, SessionConfig
 from compiler.llama.plan import EMBEDDING, OUTPUT
@@ -141,6 +142,4 @@ def _write(out: Path, collector: Collector) -> None:
         arrays[f"{name}/squares"] = (squares / collector.counts[name]).astype(np.float32)
     for name, moments in collector.moments.items():
         arrays[f"{name}/moments"] = (moments / collector.counts[name]).astype(np.float32)
-    from compiler.llama.importance_file import write_importance
-
     write_importance(out, arrays)

@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compiler.llama import rounding
-from compiler.llama.gguf_file import Bytes, GgufFile, Tensor, open_gguf, write_gguf
+from compiler.llama.gguf_file import GgufFile, Tensor, open_gguf, write_gguf
 from compiler.llama.importance_file import Importance, read_importance
 from compiler.llama.jobs import ggml
 from compiler.llama.jobs.memory import peak_bytes
@@ -56,7 +58,7 @@ class _Rewriting:
         self._done = 0
         self.used: dict[str, str] = {}
 
-    def content(self, tensor: Tensor) -> Iterator[Bytes]:
+    def content(self, tensor: Tensor) -> Iterator[memoryview]:
         """Give the bytes of a tensor, slice by slice."""
         origin = self._origin[tensor.name]
         step = max(1, min(rounding.ROWS, _SLICE_ELEMENTS // tensor.columns))
@@ -70,7 +72,8 @@ class _Rewriting:
             if encode is None:
                 yield data
             else:
-                yield encode(ggml.dequantize(origin.type, data, origin.columns)).reshape(-1)
+                rows = ggml.dequantize(origin.type, data, origin.columns)
+                yield np.ascontiguousarray(encode(rows)).reshape(-1).data
 
     def _encoder(self, tensor: Tensor) -> Callable[[ggml.Floats], rounding.Codes]:
         kind = tensor.type
