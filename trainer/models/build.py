@@ -82,7 +82,7 @@ def build_network(
             embedding_size=options.width,
             kernel_sizes=options.kernel_sizes,
             filters=options.filters,
-            dropout=options.dropout,
+            dropout=options.new_dropout,
             max_position_embeddings=context,
             pad_token_id=special.pad,
         )
@@ -113,7 +113,7 @@ def _recurrent(
         hidden_size=options.width,
         num_hidden_layers=options.layers,
         cell=options.cell,
-        dropout=options.dropout,
+        dropout=options.new_dropout,
         tie_word_embeddings=options.tie_embeddings and not labels and not adaptive,
         max_position_embeddings=context,
         pad_token_id=pad,

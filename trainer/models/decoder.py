@@ -172,7 +172,7 @@ def build_decoder(
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_width,
         max_position_embeddings=context,
-        attention_dropout=options.dropout,
+        attention_dropout=options.new_dropout,
         tie_word_embeddings=options.tie_embeddings and not labels,
         initializer_range=_STANDARD_DEVIATION,
         pad_token_id=special.pad,

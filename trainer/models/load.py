@@ -75,8 +75,8 @@ def load_network(
         objective: what it will learn; None takes it as it was saved, whole.
         labels: the classes in order; empty takes those of the directory. Others than the
             directory's start a new output layer; the same in another order reorder it.
-        options: `family` must be the directory's; `dropout` above 0 replaces the
-            directory's; `pooling` says how an encoder makes one vector of a text, unless
+        options: `family` must be the directory's; `dropout` from 0 on replaces
+            the directory's; `pooling` says how an encoder makes one vector of a text, unless
             the directory says so for embeddings.
         context: tokens of the longest sequence; None is what the network allows.
         vocabulary_size: of the tokenizer that will be used, if known.
@@ -162,7 +162,7 @@ def _load_stock(
     config = architectures.stock_config(folder, values)
     family = family_of(config)
     _require_family(folder, family, objective, options)
-    if options is not None and options.dropout > 0:
+    if options is not None and options.dropout >= 0:
         for name in _DROPOUTS:
             if isinstance(getattr(config, name, None), float):
                 setattr(config, name, options.dropout)

@@ -227,12 +227,13 @@ def _kept_of_token(network: Network, recipe: Recipe, length: int) -> float:
     if isinstance(network, Convolution):
         return 3.0 * network.config.embedding_size + 3.0 * network.size().width
     widths, inners, scores = _KEPT[network.family]
-    width, inner, heads, dropout = float(network.size().width), 0, 0, recipe.model.dropout
+    width, inner, heads, dropout = float(network.size().width), 0, 0, recipe.model.new_dropout
     if isinstance(network, TransformerNetwork):
         config = network.core.config
         inner = config_value(config, "intermediate_size", "d_ff", "n_inner", default=int(4 * width))
         heads = config_value(config, "num_attention_heads", "num_heads")
-        dropout = dropout or getattr(config, "attention_probs_dropout_prob", 0.0)
+        if recipe.model.dropout < 0:
+            dropout = getattr(config, "attention_probs_dropout_prob", 0.0)
     if dropout and network.family != "decoder":
         widths += _DROPOUT_WIDTHS
     if dropout and network.family in ("decoder", "encoder"):

@@ -186,7 +186,7 @@ def build_seq2seq(
         num_decoder_layers=shape.layers,
         num_heads=shape.heads,
         n_positions=context,
-        dropout_rate=options.dropout,
+        dropout_rate=options.new_dropout,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=options.tie_embeddings,
         pad_token_id=special.pad,

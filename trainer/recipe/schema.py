@@ -94,7 +94,12 @@ class ModelOptions(_Section):
     inner_width: int = option(
         0, "Inner width of the feed-forward layers; 0 follows from width.", minimum=0
     )
-    dropout: float = option(0.0, "Dropout probability.", minimum=0, maximum=0.95)
+    dropout: float = option(
+        -1.0,
+        "Dropout probability; -1 is what the directory says, and none in a new network.",
+        minimum=-1,
+        maximum=0.95,
+    )
     tie_embeddings: bool = option(True, "Use one matrix for the input and the output layer.")
     cell: str = option("lstm", "Recurrent cell.", choices=("lstm", "gru"))
     kernel_sizes: tuple[int, ...] = option(
@@ -106,6 +111,11 @@ class ModelOptions(_Section):
         "How an encoder makes one vector of a text: the pooled first token, or the mean.",
         choices=("first", "mean"),
     )
+
+    @property
+    def new_dropout(self) -> float:
+        """Dropout probability of a network that is made anew."""
+        return max(self.dropout, 0.0)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,18 @@ def test_finetuning_keeps_what_is_frozen_and_learns_the_rest(data: Path, encoder
     assert summary["evaluation"]["accuracy"] >= 0.4
 
 
+def test_private_finetuning_starts_from_what_labels_mean(data: Path, encoder: Path) -> None:
+    texts = '["0=the keeper","1=of the light"]'
+    words = (
+        *("sentiment-private", "--private", "--model", encoder, f"data.train={data / 'train.tsv'}"),
+        *(*COMMON, "run.steps=2", "batch.sequences=32", "batch.micro_sequences=16"),
+        *("data.sequence_length=32", f"parts.label_texts={texts}"),
+    )
+    summary = answer(typed("finetune", *words, "-o", data / "private", "--json"))
+    assert (summary["finished"], summary["steps"]) == (True, 2)
+    assert (Path(summary["checkpoint"]) / "privacy.json").is_file()
+
+
 def test_word_embeddings_train_and_name_neighbours(data: Path) -> None:
     words = (
         *("word-embeddings", f"data.train={data / 'corpus.txt'}", "tokenizer.minimum_count=1"),
@@ -72,6 +84,8 @@ def test_word_embeddings_train_and_name_neighbours(data: Path) -> None:
     assert len(near["nearest"]) == 3
 
 
+# Each has a test of its own above.
+TUNED = ("sentiment-minilm", "sentiment-private")
 SMALLER: dict[str, tuple[str, ...]] = {
     "char-shakespeare-cpu": (),
     "decoder-124m-h100": ("tokenizer.vocabulary_size=300", "precision.compile=false"),
@@ -104,4 +118,4 @@ def test_a_ready_recipe_runs_as_it_is_but_small(data: Path, name: str) -> None:
 
 
 def test_every_ready_recipe_is_run_here() -> None:
-    assert {*SMALLER, "sentiment-minilm", "word-embeddings"} == set(ready_names())
+    assert {*SMALLER, *TUNED, "word-embeddings"} == set(ready_names())

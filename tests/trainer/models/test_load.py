@@ -127,11 +127,11 @@ def test_new_labels_are_written(tmp_path):
 
 def test_dropout_of_the_directory_stays_unless_asked(tmp_path):
     make("encoder-classifier", dropout=0.3).save(tmp_path)
-    for asked, expected in ((0.0, 0.3), (0.5, 0.5)):
+    for asked, expected in ((-1.0, 0.3), (0.5, 0.5), (0.0, 0.0)):
         options = model_options("encoder-classifier", dropout=asked)
         network = load_network(tmp_path, CLASSIFY, LABELS, options)
         chances = {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)}
-        assert chances - {0.0} == {expected}
+        assert chances - {0.0} == {expected} - {0.0}
 
 
 # -- foreign architectures -----------------------------------------------------------------

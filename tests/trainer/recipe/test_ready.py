@@ -19,6 +19,7 @@ PROMISED = {
     "lstm-classifier",
     "rnn-adaptive-softmax",
     "sentiment-minilm",
+    "sentiment-private",
     "seq2seq-small",
     "word-embeddings",
 }
