@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +59,16 @@ def test_untying_leaves_the_embedding_alone(tied: Path, tmp_path: Path, tokens: 
 
 
 def test_llama_cpps_mix_and_a_named_tensor(tiny: Path, tmp_path: Path) -> None:
-    plan = GgufPlan(default="Q4_K_M", output="Q8_0")
+    named = (("blk.0.attn_q.weight", "Q4_0"),)
+    plan = GgufPlan(default="Q4_K_M", output="Q8_0", tensors=named)
     result = quantize_gguf(tiny, tmp_path / "mix.gguf", plan)
     assert result.types["output.weight"] == "Q8_0"
-    assert result.types["blk.0.attn_q.weight"] != "F32"
+    assert result.types["blk.1.attn_q.weight"] != "F32"
+    # Plain rounding here is llama.cpp's, to the last bit.
+    ours = quantize_gguf(tiny, tmp_path / "ours.gguf", GgufPlan(output="Q8_0", tensors=named))
+    theirs = contents(result.path)
+    for name in ("output.weight", "blk.0.attn_q.weight"):
+        assert contents(ours.path)[name] == theirs[name]
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"])
@@ -70,8 +78,16 @@ def test_each_format_is_written_as_llama_cpp_reads_it(
     plan = GgufPlan(output=kind, untie=True, rounding="feedback")
     result = quantize_gguf(tied, tmp_path / "out.gguf", plan, imatrix=importance)
     assert result.rounding == {"output.weight": "imatrix" if kind == "Q8_0" else "feedback"}
-    again = quantize_gguf(tied, tmp_path / "again.gguf", plan, imatrix=importance)
-    assert again.sha256 == result.sha256
+    with open_gguf(result.path) as file:
+        assert file.summary.tensor_types[kind] == 1
+
+
+def test_equal_plans_give_equal_bytes(tied: Path, tmp_path: Path, importance: Path) -> None:
+    plan = GgufPlan(output="IQ4_NL", untie=True, rounding="feedback")
+    first = quantize_gguf(tied, tmp_path / "first.gguf", plan, imatrix=importance)
+    second = quantize_gguf(tied, tmp_path / "second.gguf", plan, imatrix=importance)
+    assert first.sha256 == second.sha256
+    assert first.path.read_bytes() == second.path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +134,30 @@ def test_a_child_over_its_time_is_stopped(tiny: Path) -> None:
     arguments = {"gguf": str(tiny), "tokens": [5] * 512, "window": 256, "threads": 1}
     with pytest.raises(ChildError, match="time limit"):
         run_job("reference", arguments | {"out": "/dev/null"}, seconds=0.05)
+
+
+_PARENT = """
+import pathlib, sys
+from compiler.llama.child import run_job
+def tell(label, fraction):
+    print(pathlib.Path("/proc/thread-self/children").read_text().split()[0], flush=True)
+gguf = sys.argv[1]
+tokens = {"tokens": [5] * 512000, "window": 512, "threads": 1}
+run_job("reference", {"gguf": gguf, "out": "/dev/null", **tokens}, progress=tell)
+"""
+
+
+def test_a_child_dies_with_its_parent(tiny: Path) -> None:
+    command = [sys.executable, "-c", _PARENT, str(tiny)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        try:
+            parent.kill()
+            ended, _, _ = select.select([child], [], [], 30)
+        finally:
+            os.close(child)
+    assert ended
 
 
 _FULL_DISK = """
