@@ -125,7 +125,7 @@ def _make(
     exported, source = folder / "exported.onnx", folder / "fp32.onnx"
     plan_bert(model).write_model(exported, lambda _: None)
     optimize_onnx(exported, source, check=feeds[:1])
-    plain = OnnxPlan(reduce_range=_saturates())
+    plain = OnnxPlan(reduce_range=_saturates(), embeddings=True)
     plans = {"int8": plain, "int8 mixed": _mixed(source, plain, feeds, promise)}
     forms = {"fp32": source}
     for form, plan in plans.items():

@@ -8,6 +8,7 @@ graphs without.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from compiler.errors import QuantizationError
 from compiler.onnx_measure.result import Feeds
+from compiler.passes.writing import write_model
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,20 @@ def open_session(model: Path | bytes, threads: int = 1, *, optimize: bool = True
         name = "the graph" if isinstance(model, bytes) else str(model)
         reason = str(error).splitlines()[0][:300]
         raise QuantizationError(f"{name} cannot be run by ONNX Runtime: {reason}") from error
+
+
+def open_model(model: Any) -> Any:
+    """Return a session of an `onnx.ModelProto`, by way of a file.
+
+    From a file the runtime needs one copy of the weights less than from bytes.
+
+    Raises:
+        QuantizationError: the runtime cannot run the graph.
+    """
+    with tempfile.TemporaryDirectory(prefix="casemate-session-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_model(model, path)
+        return open_session(path)
 
 
 def run_session(

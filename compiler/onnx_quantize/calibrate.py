@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from compiler.errors import QuantizationError
 from compiler.onnx_measure.result import Feeds
-from compiler.onnx_measure.session import open_session, run_session
+from compiler.onnx_measure.session import open_model, run_session
 from compiler.onnx_quantize.plan import ENTROPY, MIN_MAX, OnnxPlan
 
 _BINS = 2048
@@ -54,7 +54,7 @@ class Activations:
             if name not in present:
                 outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
         try:
-            self._session = open_session(model.SerializeToString())
+            self._session = open_model(model)
         finally:
             del outputs[before:]
 

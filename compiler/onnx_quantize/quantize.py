@@ -35,6 +35,7 @@ from compiler.onnx_quantize.plan import (
 from compiler.onnx_quantize.result import OnnxQuantized
 from compiler.onnx_quantize.sites import GATHER, MATMUL, Site, find_sites
 from compiler.passes.graph import skeleton
+from compiler.passes.writing import write_model
 
 Report = Callable[[str], None]
 
@@ -90,8 +91,7 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         onnx.checker.check_model(skeleton(model))
     except onnx.checker.ValidationError as error:
         raise QuantizationError("quantizing gave a graph that is not valid") from error
-    with Path(request["to"]).open("wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
+    write_model(model, Path(request["to"]))
     return {"quantized": quantized, "kept": kept}
 
 

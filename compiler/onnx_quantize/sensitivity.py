@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from compiler.errors import QuantizationError
 from compiler.onnx_measure.child import load_feeds, run_child, save_feeds, say
 from compiler.onnx_measure.result import Feeds
-from compiler.onnx_measure.session import open_session, run_session
+from compiler.onnx_measure.session import open_model, open_session, run_session
 from compiler.onnx_quantize.plan import OnnxPlan
 from compiler.onnx_quantize.quantize import quantize_model, quantize_onnx
 from compiler.onnx_quantize.result import TensorError
@@ -66,25 +65,26 @@ def rank_sensitivity(
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
     """Rank, in the child."""
-    content = Path(request["model"]).read_bytes()
+    path = Path(request["model"])
     plan = OnnxPlan.from_dict(request["plan"])
     feeds = load_feeds(Path(request["inputs"]))
+    found = find_sites(onnx.load(path, load_external_data=False))
     sites = [
         site
-        for site in find_sites(onnx.load_model_from_string(content))
+        for site in found
         if site.tensor not in plan.excluded and (plan.embeddings or site.kind != GATHER)
     ]
     tensors = sorted({site.tensor for site in sites})
-    every = sorted({site.tensor for site in find_sites(onnx.load_model_from_string(content))})
-    expected = _outputs(content, feeds)
+    every = sorted({site.tensor for site in found})
+    expected = _outputs(open_session(path), feeds)
     errors = []
     for number, tensor in enumerate(tensors):
         say(f"ranking {tensor}", number / len(tensors))
-        model = onnx.load_model_from_string(content)
+        model = onnx.load(path, load_external_data=False)
         size = next(int(np.prod(i.dims)) for i in model.graph.initializer if i.name == tensor)
         alone = replace(plan, excluded=tuple(name for name in every if name != tensor))
         quantize_model(model, alone, feeds)
-        divergence = _divergence(expected, _outputs(_packed(model), feeds))
+        divergence = _divergence(expected, _outputs(open_model(model), feeds))
         errors.append(TensorError(tensor, divergence, size))
     errors.sort(key=lambda item: (-item.divergence, item.tensor))
     return {"errors": [asdict(item) for item in errors]}
@@ -141,13 +141,7 @@ def mixed_plan(
     return best
 
 
-def _packed(model: ModelProto) -> bytes:
-    content: bytes = model.SerializeToString()
-    return content
-
-
-def _outputs(content: bytes, feeds: Sequence[Feeds]) -> list[NDArray[np.float64]]:
-    session = open_session(content)
+def _outputs(session: Any, feeds: Sequence[Feeds]) -> list[NDArray[np.float64]]:
     return [
         np.asarray(output, np.float64)
         for one in feeds

@@ -119,7 +119,8 @@ def skeleton(model: ModelProto) -> ModelProto:
     graph.output.extend(source.output)
     inputs = {value.name for value in source.input}
     for item in source.initializer:
-        if len(item.raw_data) <= _LARGE_BYTES and item.ByteSize() <= _LARGE_BYTES:
+        # Its size, not its content: reading that would copy it.
+        if item.ByteSize() <= _LARGE_BYTES:
             graph.initializer.append(item)
         elif item.name not in inputs:
             value = graph.input.add(name=item.name)
