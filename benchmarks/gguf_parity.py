@@ -87,8 +87,10 @@ def reference(model: Any, ids: list[int]) -> Passage:
     half = ids[: len(ids) // 2]
     with torch.no_grad():
         read = model(torch.tensor([ids])).logits[0].numpy()
+        prompt = torch.tensor([half])
         continued = model.generate(
-            torch.tensor([half]),
+            prompt,
+            attention_mask=torch.ones_like(prompt),
             max_new_tokens=GENERATED,
             min_new_tokens=GENERATED,
             do_sample=False,
@@ -176,6 +178,7 @@ def measure(checkpoint: Path, text: str, count: int) -> dict[str, Any]:
                 checkpoint, Path(folder) / f"{dtype}.gguf", dtype=dtype, report=lambda _: None
             )
             rows.append({"weights": dtype, "bytes": made.size_bytes, **compare(made.path, known)})
+            print(rows[-1], flush=True)
     return {
         "passages": len(known),
         "tokens": sum(map(len, chosen)),
@@ -202,8 +205,6 @@ def main() -> None:
             checkpoint = Path(folder) / "run" / "final"
         result = measure(checkpoint, text, arguments.passages)
     path = report.write("gguf_parity", result, PACKAGES)
-    for row in result["rows"]:
-        print(row)
     print(path)
 
 
