@@ -9,9 +9,9 @@ Defaults without tuning:
 | encoder (`embed`, `classify`) | 8-bit matrices, ranges taken while running | always |
 | graph of plain tensors | float32, after the passes | by the passes' parity |
 
-A default that breaks the promise is not used: the form falls back to the reference, and
-says so. A format that was asked for by name and breaks the promise is an error: nothing is
-chosen in its place.
+A default that breaks the promise, or that does not fit the model, is not used: the form
+falls back to the reference, and says so. A format that was asked for by name and breaks the
+promise is an error: nothing is chosen in its place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 
 from compiler.bundling.formats import Plan, exact_anywhere, named_plan, quantize
 from compiler.bundling.reference import Reference
-from compiler.errors import PromiseError
+from compiler.errors import PromiseError, QuantizationError
 from compiler.llama.plan import GgufPlan
 from compiler.onnx_quantize.plan import FLOAT32, OnnxPlan
 from compiler.progress import Progress, part
@@ -95,15 +95,12 @@ def untuned_form(
     if kept:
         return _reference_form(reference, None)
     out = work / f"form-{_slug(plan)}{reference.path.suffix}"
-    if not out.exists():
-        quantize(
-            reference.path,
-            out,
-            plan,
-            calibration=list(reference.feeds) or None,
-            threads=len(os.sched_getaffinity(0)),
-            progress=part(progress, 0.0, 0.6),
-        )
+    try:
+        _make(reference, out, plan, part(progress, 0.0, 0.6))
+    except QuantizationError as error:
+        if name is not None:
+            raise
+        return _reference_form(reference, f"the default does not fit this model: {error}")
     quality = judge(reference, out, work, texts, part(progress, 0.6, 1.0))
     broken = () if quality is None else promise.broken(quality)
     label = _label(plan, name or _default(reference))
@@ -116,6 +113,19 @@ def untuned_form(
         return _reference_form(reference, f"{label} would break the promise: {'; '.join(broken)}")
     note = None if quality is not None else "its quality was not measured; give --calibration"
     return Form(label, out, dict(plan.to_dict()), exact_anywhere(plan), quality, note)
+
+
+def _make(reference: Reference, out: Path, plan: Plan, progress: Progress) -> None:
+    """Quantize the reference, unless that was done before the work was cut short."""
+    if not out.exists():
+        quantize(
+            reference.path,
+            out,
+            plan,
+            calibration=list(reference.feeds) or None,
+            threads=len(os.sched_getaffinity(0)),
+            progress=progress,
+        )
 
 
 def judge(

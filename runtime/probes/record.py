@@ -98,14 +98,18 @@ def _requests(
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """Return a few requests that exercise what the task is for."""
     if manifest.task == "generate":
-        tokens = min(_MAX_TOKENS, manifest.limits.max_output_tokens)
+        context = manifest.limits.context_tokens
+        tokens = max(1, min(_MAX_TOKENS, manifest.limits.max_output_tokens, context // 4))
+        # ASCII is at most a token a character, and some models begin and end a text.
+        room = max(1, context - 2)
         texts: list[tuple[str, Mapping[str, Any]]] = [
-            ("generate", {"prompt": prompt, "max_tokens": tokens}) for prompt in _PROMPTS
+            ("generate", {"prompt": prompt[: max(1, room - tokens)], "max_tokens": tokens})
+            for prompt in _PROMPTS
         ]
         if manifest.chat_template is not None:
             chat = [{"role": "user", "content": "Name a color."}]
             texts.append(("generate", {"chat": chat, "max_tokens": tokens}))
-        return [*texts, ("score", {"texts": list(_TEXTS[:2])})]
+        return [*texts, ("score", {"texts": [text[:room] for text in _TEXTS[:2]]})]
     if manifest.task == "embed":
         return [("embed", {"inputs": list(_TEXTS)})]
     if manifest.task == "classify":

@@ -1,0 +1,60 @@
+"""Checkpoints of the trainer through the whole compilation, probes included."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from security.bundle.opening import open_unsigned
+from tests.trainer.e2e.small import answer, small_decoder, typed, write_reviews, write_text
+
+
+def test_a_trained_decoder_becomes_a_bundle_that_answers(tmp_path: Path) -> None:
+    corpus = write_text(tmp_path / "corpus.txt")
+    answer(typed("train", *small_decoder(corpus), "-o", tmp_path / "run", "--json"))
+    final = tmp_path / "run/final"
+    made = answer(typed("compile", final, "--no-tune", "-o", tmp_path / "out", "--json"))
+    assert (made["task"], made["variants"][0]["format"]) == ("generate", "q8_0")
+    assert made["probes_recorded"] is True
+    with open_unsigned(tmp_path / "out") as opened:
+        training = json.loads(opened.files["attestations/training.json"].read())
+        conversion = json.loads(opened.files["attestations/conversion.json"].read())
+        model = opened.files["variants/default/model.gguf"].sha256
+    weights = hashlib.sha256((final / "model.safetensors").read_bytes()).hexdigest()
+    record = training["predicate"]["record"]
+    assert record["files"]["model.safetensors"]["sha256"] == weights
+    assert conversion["predicate"]["source"]["kind"] == "checkpoint"
+    assert conversion["predicate"]["source"]["files"]["model.safetensors"] == weights
+    for statement in (training, conversion):
+        assert statement["subject"][0]["digest"]["sha256"] == model
+
+
+def test_a_changed_checkpoint_is_refused(tmp_path: Path) -> None:
+    corpus = write_text(tmp_path / "corpus.txt")
+    answer(typed("train", *small_decoder(corpus), "-o", tmp_path / "run", "--json"))
+    weights = tmp_path / "run/final/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    result = typed("compile", tmp_path / "run/final", "--no-tune", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_ours_becomes_a_bundle(tmp_path: Path) -> None:
+    reviews = write_reviews(tmp_path / "train.tsv", 200)
+    words = (
+        "cnn-classifier",
+        f"data.train={reviews}",
+        "run.steps=20",
+        "optimizer.warmup_steps=2",
+        "tokenizer.vocabulary_size=28",
+    )
+    more = ("evaluation.every_steps=20", "checkpoint.every_steps=20", "model.width=32")
+    answer(typed("train", *words, *more, "-o", tmp_path / "run", "--json"))
+    made = answer(
+        typed("compile", tmp_path / "run/final", "--no-tune", "-o", tmp_path / "out", "--json")
+    )
+    assert made["probes_recorded"] is True
+    assert made["task"] == "classify"
