@@ -1,6 +1,6 @@
 """Planted secrets: what a decoder repeats of the records it was finetuned on, and with privacy.
 
-    python -m benchmarks.secrets [--tiny --output FOLDER]
+    python -m benchmarks.secrets [--work FOLDER] [--tiny --output FOLDER]
 
 A small decoder learns from public text (WikiText-2's validation file), then three times from
 the same private records (SST-2's sentences, with door codes of invented people among them):
@@ -20,7 +20,8 @@ then `casemate privacy synthesize` writes texts from the record run, which are s
 the codes.
 
 Writes benchmarks/results/secrets.json and docs/pictures/secrets.svg. With --tiny everything is
-small, means nothing, takes seconds, and is written into FOLDER.
+small, means nothing, takes seconds, and is written into FOLDER. Runs that are finished in the
+folder of --work are not made again, so that a benchmark that was cut goes on there.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class Laboratory:
     def __init__(self, folder: Path, scale: Scale) -> None:
         self.folder = folder
         self.scale = scale
+        self.reused: list[str] = []
         self.secrets: tuple[Secret, ...] = secrets_data.make_secrets(scale.each)
         data = (shared_folder() / "data").resolve()
         text = secrets_data.write_public(
@@ -108,6 +110,12 @@ class Laboratory:
         secrets_data.write_sentences(
             data / "sst2" / "dev.tsv", folder / "dev.jsonl", scale.sentences
         )
+
+    def checkpoint(self, name: str, public: Path) -> Path:
+        """Return the checkpoint of a run, which is made if it is not there."""
+        if name == "public":
+            return public
+        return self.ordinary(public) if name == "ordinary" else self.private(public, name)
 
     def pretrain(self) -> Path:
         """Train the public decoder."""
@@ -157,7 +165,8 @@ class Laboratory:
             "optimizer.learning_rate=3e-3",
             "optimizer.beta2=0.999",
         )
-        casemate("privacy", "audit", final.parent, "--record", "--device", "cpu")
+        if "audit" not in evidence(final):
+            casemate("privacy", "audit", final.parent, "--record", "--device", "cpu")
         return final
 
     def _finetune(self, name: str, public: Path, *words: str) -> Path:
@@ -176,6 +185,11 @@ class Laboratory:
         )
 
     def _run(self, name: str, command: str, *words: str) -> Path:
+        final = self.folder / name / "final"
+        # The last file that a run writes there.
+        if (final / ("privacy.json" if "--private" in words else "training.json")).exists():
+            self.reused.append(name)
+            return final
         recipe = self.folder / f"{name}.toml"
         recipe.write_text("", encoding="utf-8")
         common = (
@@ -188,7 +202,12 @@ class Laboratory:
             "report.tensorboard=false",
         )
         casemate(command, recipe, *common, *words, "-o", self.folder / name)
-        return self.folder / name / "final"
+        return final
+
+    def seconds(self, name: str) -> float:
+        """Return how long the updates of a run took."""
+        summary = json.loads((self.folder / name / "summary.json").read_text(encoding="utf-8"))
+        return round(float(summary["seconds"]), 1)
 
     def utility(self, checkpoint: Path) -> dict[str, float]:
         """Measure a checkpoint on sentences that nobody learned from."""
@@ -249,48 +268,40 @@ def evidence(checkpoint: Path) -> dict[str, Any]:
     """Return claim and evidence of a private run, as its privacy.json has them."""
     document = json.loads((checkpoint / "privacy.json").read_text(encoding="utf-8"))
     claim, mechanism, found = document["claim"], document["mechanism"], document["evidence"]
-    return {
+    facts = {
         "epsilon": round(claim["epsilon"], 4),
         "delta": claim["delta"],
         "unit": claim["unit"],
         "units": mechanism["units"],
         "noise_multiplier": round(mechanism["noise_multiplier"], 4),
         "noise_to_batch_ratio": round(mechanism["noise_to_batch_ratio"], 5),
-        "audit_lower_bound": round(found["audit"]["lower_bound"], 3),
-        "audit_canaries": found["audit"]["canaries"],
-        "canary_exposure_mean_bits": round(found["exposure"]["mean_bits"], 2),
-        "canary_exposure_max_bits": round(found["exposure"]["max_bits"], 2),
-        "canary_membership_auc": round(found["canary_membership"]["auc"], 3),
     }
+    if found["audit"] is not None:
+        facts["audit"] = {
+            "lower_bound": round(found["audit"]["lower_bound"], 3),
+            "canaries": found["audit"]["canaries"],
+            "exposure_mean_bits": round(found["exposure"]["mean_bits"], 2),
+            "exposure_max_bits": round(found["exposure"]["max_bits"], 2),
+            "membership_auc": round(found["canary_membership"]["auc"], 3),
+        }
+    return facts
 
 
 def measure(folder: Path, scale: Scale) -> dict[str, Any]:
     """Make all runs and attack each."""
-    laboratory = Laboratory(folder, scale)
     began, used = time.perf_counter(), time.process_time()
+    laboratory = Laboratory(folder, scale)
     public = laboratory.pretrain()
     rows: list[dict[str, Any]] = []
-
-    def add(name: str, checkpoint: Path, started: float) -> None:
-        trained = time.perf_counter() - started
-        rows.append(
-            {
-                "run": name,
-                "training_seconds": round(trained, 1),
-                **laboratory.utility(checkpoint),
-                "secrets": by_copies(attack(checkpoint, laboratory.secrets)),
-                **({"claim": evidence(checkpoint)} if name in ("record", "user") else {}),
-            }
-        )
-        show(rows[-1])
-
-    add("public", public, began)
-    for name in scale.runs:
-        started = time.perf_counter()
-        final = (
-            laboratory.ordinary(public) if name == "ordinary" else laboratory.private(public, name)
-        )
-        add(name, final, started)
+    for name in ("public", *scale.runs):
+        checkpoint = laboratory.checkpoint(name, public)
+        row: dict[str, Any] = {"run": name, "seconds_of_updates": laboratory.seconds(name)}
+        row |= laboratory.utility(checkpoint)
+        row["secrets"] = by_copies(attack(checkpoint, laboratory.secrets))
+        if (checkpoint / "privacy.json").exists():
+            row["claim"] = evidence(checkpoint)
+        rows.append(row)
+        show(row)
     return {
         "public_data": "WikiText-2, validation file, lower case",
         "private_data": "SST-2: training sentences and planted door codes; measured on dev",
@@ -299,6 +310,8 @@ def measure(folder: Path, scale: Scale) -> dict[str, Any]:
         "candidates": 10**DIGITS,
         "rows": rows,
         "samples_of_the_record_run": laboratory.sampled(folder / "record" / "final"),
+        # Neither figure counts runs that were there.
+        "runs_that_were_there": laboratory.reused,
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "processor_minutes": round((time.process_time() - used) / 60, 1),
     }
@@ -306,9 +319,8 @@ def measure(folder: Path, scale: Scale) -> dict[str, Any]:
 
 def show(row: dict[str, Any]) -> None:
     """Print the figures of one run."""
-    print(
-        f"{row['run']:9} bits per byte {row['bits_per_byte']:.3f}  {row['training_seconds']:.0f} s"
-    )
+    seconds = f"{row['seconds_of_updates']:.0f} s of updates"
+    print(f"{row['run']:9} bits per byte {row['bits_per_byte']:.3f}  {seconds}")
     for one in row["secrets"]:
         print(
             f"    in {one['copies']:2} records: {one['completed']} of {one['secrets']} completed, "
@@ -322,13 +334,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="seconds; the figures mean nothing")
     parser.add_argument("--output", type=Path, help="with --tiny: folder for what is written")
+    parser.add_argument("--work", type=Path, help="folder for the runs, which may hold some")
     options = parser.parse_args()
     if options.tiny != (options.output is not None):
         parser.error("--tiny and --output go together")
     torch.set_num_threads(1)
     load = [round(value, 2) for value in os.getloadavg()]
-    with tempfile.TemporaryDirectory(prefix="casemate-secrets-") as name:
-        result = measure(Path(name), TINY if options.tiny else FULL)
+    with contextlib.ExitStack() as stack:
+        work = options.work or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="casemate-secrets-"))
+        )
+        work = work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "texts.jsonl").unlink(missing_ok=True)
+        (work / "texts.jsonl.claim.json").unlink(missing_ok=True)
+        result = measure(work, TINY if options.tiny else FULL)
     result |= {"threads": 1, "load_average_before": load}
     if options.tiny:
         (options.output / "secrets.json").write_text(json.dumps(result), encoding="utf-8")
