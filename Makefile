@@ -19,7 +19,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup models demo test lint format stubs bench bench-gpu fuzz soak lock clean
+.PHONY: help setup models demo demo-from-scratch test lint format stubs bench bench-gpu fuzz soak lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -40,6 +40,9 @@ $(MODELS): requirements-models.txt tools/models.py | $(STAMP)
 
 demo: $(STAMP) $(MODELS) ## The whole path on real models: authority, bundle, appliance, clients, audit
 	@$(BIN)/python -m tools.demo build/demo
+
+demo-from-scratch: $(STAMP) ## Train, compile, sign, install, serve and ask two small models (some minutes)
+	@$(BIN)/python -m tools.demo_from_scratch build/demo-from-scratch
 
 # The suite runs without the models too (their tests skip and say why), so that
 # it does not depend on a large download.

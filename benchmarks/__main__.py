@@ -26,6 +26,12 @@ BENCHMARKS = (
     "chunked_loss",
     "word_embeddings",
     "secrets",
+    "private_step",
+    "private_sentiment",
+    "onnx_encoder",
+    "gguf_parity",
+    "gguf_quality",
+    "tuner",
 )
 
 
