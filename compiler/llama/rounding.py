@@ -30,7 +30,8 @@ BLOCK: Final = 32
 ROWS: Final = 4096
 """Rows that are rounded at a time; bounds memory at about 12 bytes x columns x ROWS."""
 
-_DAMPING = 0.01
+# Gemma 3 270M's output layer in IQ4_NL, 6,144 tokens: KL 0.025 with this, 0.031 with 0.01.
+_DAMPING = 0.001
 # Widths of the grid tried for each block, relative to the one that just holds the block.
 _WIDTHS = np.linspace(0.72, 1.06, 12, dtype=np.float32)
 # kvalues_iq4nl of ggml-common.h.
