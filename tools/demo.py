@@ -11,17 +11,15 @@ should ends the demo with exit code 1. `report.json` in the folder has it all.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.site import CommandFailed, Site, casemate, casemate_json
 from casemate import Client
 from casemate.client.errors import ClientError
+from tools.steps import Demo, DemoError, expect
 
 MODELS = Path("build/models")
 GEMMA, MINILM = "gemma-3-270m", "minilm"
@@ -33,50 +31,6 @@ PASSAGES = (
     "The lighthouse was built of granite in 1862.",
     "Lunch is served between twelve and two.",
 )
-
-
-class DemoError(Exception):
-    """A step did not do what it should."""
-
-
-def expect(condition: bool, message: str) -> None:
-    """Raise unless the condition holds."""
-    if not condition:
-        raise DemoError(message)
-
-
-class Demo:
-    """Runs steps, prints and records them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.steps: list[dict[str, Any]] = []
-        self.failed = False
-        self._began = time.monotonic()
-
-    def say(self, text: str) -> None:
-        """Print a line of a step's result."""
-        print(f"    {text}", flush=True)
-
-    def step(self, title: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Run one step; its dictionary goes into the report."""
-        print(f"\n{len(self.steps) + 1:2d}. {title}", flush=True)
-        began = time.monotonic()
-        result = work()
-        seconds = round(time.monotonic() - began, 3)
-        self.say(f"({seconds:.2f} s)")
-        self.steps.append({"step": title, "ok": True, "seconds": seconds, **result})
-
-    def write_report(self, failure: str | None) -> None:
-        """Write report.json, whatever happened."""
-        report = {
-            "ok": failure is None,
-            "failure": failure,
-            "seconds": round(time.monotonic() - self._began, 1),
-            "steps": self.steps,
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 class Walk:
@@ -281,34 +235,25 @@ def run(folder: Path) -> bool:
     """Walk all steps; return whether every one did what it should."""
     demo = Demo(folder)
     walk = Walk(demo, folder)
-    failure = None
-    print("Casemate demo: Gemma 3 270M and all-MiniLM-L6-v2, signed, served, checked.")
-    print(f"Gemma's terms of use: {MODELS / 'GEMMA_TERMS.html'}")
-    try:
-        demo.step("Create a trust domain", walk.authority)
-        demo.step("Issue identities", walk.identities)
-        demo.step("Make, sign and verify a bundle of each model", walk.bundles)
-        demo.step("Flip one bit of a model: the bundle is refused", walk.tampered)
-        demo.step("Install both and start the appliance", walk.appliance)
-        demo.step("Stream a completion over mutual TLS", walk.generate)
-        demo.step("Score two sentences", walk.score)
-        demo.step("Embed sentences and rank them", walk.embed)
-        demo.step("Call the same models with tritonclient", walk.triton)
-        demo.step("Be refused with a wrong and with a revoked certificate", walk.wrong_certificate)
-        demo.step("Verify the receipts offline", walk.receipts)
-        demo.step("Stop, and verify the whole audit log", walk.audit)
-    except (DemoError, CommandFailed, ClientError, RuntimeError, TimeoutError) as error:
-        failure = str(error)
-    finally:
-        if hasattr(walk, "site"):
-            walk.site.stop()
-    demo.write_report(failure)
-    report = os.path.relpath(folder / "report.json")
-    if failure is None:
-        print(f"\nAll {len(demo.steps)} steps did what they should. Report: {report}")
-    else:
-        print(f"\nFAILED: {failure}\nReport: {report}", file=sys.stderr)
-    return failure is None
+    return demo.walk(
+        "Casemate demo: Gemma 3 270M and all-MiniLM-L6-v2, signed, served, checked.\n"
+        f"Gemma's terms of use: {MODELS / 'GEMMA_TERMS.html'}",
+        (
+            ("Create a trust domain", walk.authority),
+            ("Issue identities", walk.identities),
+            ("Make, sign and verify a bundle of each model", walk.bundles),
+            ("Flip one bit of a model: the bundle is refused", walk.tampered),
+            ("Install both and start the appliance", walk.appliance),
+            ("Stream a completion over mutual TLS", walk.generate),
+            ("Score two sentences", walk.score),
+            ("Embed sentences and rank them", walk.embed),
+            ("Call the same models with tritonclient", walk.triton),
+            ("Be refused with a wrong and with a revoked certificate", walk.wrong_certificate),
+            ("Verify the receipts offline", walk.receipts),
+            ("Stop, and verify the whole audit log", walk.audit),
+        ),
+        lambda: walk.site.stop() if hasattr(walk, "site") else None,
+    )
 
 
 def main() -> None:

@@ -12,17 +12,15 @@ exit code 1. `report.json` in the folder has it all.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.site import CommandFailed, Site, casemate, casemate_json
+from benchmarks.site import Site, casemate, casemate_json
 from casemate import Client
-from casemate.client.errors import ClientError
-from tools.demo import Demo, DemoError, expect
+from tools.steps import Demo, expect
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES, KINDS = "stories", "prose-or-code"
@@ -184,27 +182,18 @@ def run(folder: Path) -> bool:
     """Walk all steps; return whether every one did what it should."""
     demo = Demo(folder)
     chain = Chain(demo, folder)
-    failure = None
-    print("Casemate from scratch: text -> train -> compile -> sign -> install -> serve -> answer.")
-    try:
-        demo.step("Train a decoder and a classifier", chain.train)
-        demo.step("Compile a bundle of each", chain.compile)
-        demo.step("Sign them", chain.sign)
-        demo.step("Install them", chain.install)
-        demo.step("Serve them", chain.serve)
-        demo.step("Ask each", chain.ask)
-    except (DemoError, CommandFailed, ClientError, RuntimeError, TimeoutError) as error:
-        failure = str(error)
-    finally:
-        if hasattr(chain, "site"):
-            chain.site.stop()
-    demo.write_report(failure)
-    report = os.path.relpath(folder / "report.json")
-    if failure is None:
-        print(f"\nAll {len(demo.steps)} steps did what they should. Report: {report}")
-    else:
-        print(f"\nFAILED: {failure}\nReport: {report}", file=sys.stderr)
-    return failure is None
+    return demo.walk(
+        "Casemate from scratch: text -> train -> compile -> sign -> install -> serve -> answer.",
+        (
+            ("Train a decoder and a classifier", chain.train),
+            ("Compile a bundle of each", chain.compile),
+            ("Sign them", chain.sign),
+            ("Install them", chain.install),
+            ("Serve them", chain.serve),
+            ("Ask each", chain.ask),
+        ),
+        lambda: chain.site.stop() if hasattr(chain, "site") else None,
+    )
 
 
 def main() -> None:

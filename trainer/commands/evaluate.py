@@ -15,6 +15,7 @@ import click
 from casemate.cli.output import emit, json_option, progress
 from security.errors import UsageError
 from trainer.commands.figures import render_neighbours, render_result, render_text
+from trainer.commands.options import batch_option, device_option
 from trainer.commands.run_folder import FINAL_FOLDER, RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -38,14 +39,8 @@ _DEFAULT_TOP = 10
 @click.option(
     "--limit", type=click.IntRange(0), default=0, help="Only so many sequences or examples; 0: all."
 )
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="At a time.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute.",
-)
+@batch_option
+@device_option
 @json_option
 def command(
     *,
