@@ -53,5 +53,5 @@ def make_record(
         command=tuple(command),
         seconds=round(result.seconds, 1),
         budget_seconds=request.budget_seconds,
-        notes=result.notes,
+        notes=(*result.notes, *result.advice),
     )

@@ -18,6 +18,7 @@ from typing import Any, Final
 from compiler.errors import ReportError, TargetError
 from compiler.report.entry import Entry
 from compiler.targets.target import Target, target_from
+from compiler.tune.candidate import SETTINGS
 from compiler.tune.promise import Promise
 from security.bundle.fields import FieldError, Fields
 from security.bundle.manifest import LLAMA_CPP, ONNXRUNTIME
@@ -81,7 +82,7 @@ class Compilation:
         command: the exact command, word by word.
         seconds: that the search took.
         budget_seconds: that it could take, or None.
-        notes: what was cut short.
+        notes: what was cut short, and how fast the chosen file is with other settings.
     """
 
     source: SourceFacts
@@ -225,6 +226,8 @@ def _check(record: Compilation, predicted: bool) -> None:
     if predicted is not record.predicted:
         raise FieldError("predicted: contradicts the candidates")
     chosen = known[record.chosen]
+    if chosen.candidate.family == SETTINGS:
+        raise FieldError("chosen: differs in settings, which no bundle carries")
     if chosen.quality is None or record.promise.broken(chosen.quality):
         raise FieldError("chosen: breaks the promise")
     if not set(record.load_rates) <= set(chosen.rates):

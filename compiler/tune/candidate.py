@@ -21,8 +21,10 @@ from security.bundle.fields import FieldError, Fields
 from security.strictjson import JsonValue, canonical
 
 REFERENCE: Final = "reference"
+# Other ways to run a file: measured, and never chosen, since a bundle carries files alone.
+SETTINGS: Final = "settings"
 # Kinds of candidates, for tables and for the search's order.
-FAMILIES: Final = (REFERENCE, "output", "whole", "mix", "settings")
+FAMILIES: Final = (REFERENCE, "output", "whole", "mix", SETTINGS)
 
 _MOST: Final = 1e15
 _MAX_RATES: Final = 64

@@ -4,20 +4,24 @@ The speed of a candidate is how many times the reference's it is, in the rate th
 is about: decoding for one client, for sixteen, reading prompts; or its size. Where two are
 as good as equally fast the one closer to the reference is chosen: a difference that the
 clock can barely see is not worth an answer that differs.
+
+What is chosen differs from the reference by its file. Other settings for a file (threads, flash
+attention, repacking) are no choice: a bundle cannot carry them. They are advice.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from compiler.errors import PromiseError, SearchError
-from compiler.tune.candidate import Trial
+from compiler.tune.candidate import SETTINGS, Trial
 from compiler.tune.pareto import pareto_front
 from compiler.tune.promise import CLAUSES, Promise
+from security.strictjson import JsonValue
 
 SIZE: Final = "size"
 PREFILL: Final = "prefill"
@@ -92,6 +96,8 @@ class Choice:
         chosen: fastest (smallest, for size) within the promise.
         front: trials that none beats in speed for the load and in loss, by rising loss.
         within: all timed trials that keep the promise.
+
+    None of them differs from another in its settings alone.
     """
 
     chosen: Trial
@@ -106,7 +112,11 @@ def choose(trials: Sequence[Trial], promise: Promise, load: Load) -> Choice:
         PromiseError: none keeps the promise; names the closest and its figures.
         SearchError: nothing was timed.
     """
-    timed = [one for one in trials if one.rounds and one.quality and one.dropped is None]
+    timed = [
+        one
+        for one in trials
+        if one.rounds and one.quality and one.dropped is None and one.candidate.family != SETTINGS
+    ]
     if not timed:
         raise SearchError("nothing was timed; give the search more time")
     within = [one for one in timed if one.quality and not promise.broken(one.quality)]
@@ -120,6 +130,36 @@ def choose(trials: Sequence[Trial], promise: Promise, load: Load) -> Choice:
         as_fast = [one for one in within if load.gain(one) >= fastest * (1 - EQUAL_SPEED)]
         chosen = min(as_fast, key=lambda one: (loss(one), one.size_bytes or 0))
     return Choice(chosen, tuple(front), tuple(within))
+
+
+def settings_advice(trials: Sequence[Trial], chosen: Trial, load: Load) -> tuple[str, ...]:
+    """Return how fast the chosen file is with other settings, by those of an appliance.
+
+    For people: "with threads 1: 87% of the speed (1 round)". A bundle carries none of it.
+    """
+    found = []
+    for one in trials:
+        known = one.rounds and one.dropped is None and one.candidate.family == SETTINGS
+        if known and one.candidate.plan_digest == chosen.candidate.plan_digest:
+            share = load.gain(one) / load.gain(chosen)
+            usual = chosen.candidate.settings
+            changed = {
+                name: value
+                for name, value in one.candidate.settings.items()
+                if usual.get(name) != value
+            }
+            rounds = f"{len(one.rounds)} round{'s' if len(one.rounds) > 1 else ''}"
+            found.append(f"with {said_settings(changed)}: {share:.0%} of the speed ({rounds})")
+    return tuple(found)
+
+
+def said_settings(settings: Mapping[str, JsonValue]) -> str:
+    """Return settings in words, such as "threads 1, extra buffers off"."""
+    words = {True: "on", False: "off"}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
+        for name, value in settings.items()
+    )
 
 
 def loss(trial: Trial) -> float:

@@ -17,7 +17,8 @@ from typing import Final
 
 from compiler.llama.gguf_file import Tensor
 from compiler.llama.plan import EMBEDDING, KEEP, OUTPUT, TYPE_NUMBERS, GgufPlan, is_tied
-from compiler.tune.candidate import REFERENCE, Candidate
+from compiler.tune.candidate import REFERENCE, SETTINGS, Candidate
+from compiler.tune.choose import said_settings
 from security.bundle.manifest import LLAMA_CPP
 from security.preparse.gguf_types import TENSOR_TYPES
 from security.strictjson import JsonValue
@@ -133,8 +134,8 @@ class GgufSpace:
         return [
             replace(
                 best,
-                family="settings",
-                label=f"{best.label}; {_said(change)}",
+                family=SETTINGS,
+                label=f"{best.label}; {said_settings(change)}",
                 settings={**self._settings, **change},
             )
             for change in changes
@@ -259,7 +260,3 @@ def _named(groups: Sequence[str], kind: str) -> tuple[tuple[str, str], ...]:
 
 def _round(rounding: str) -> str:
     return {PLAIN: "", IMATRIX: " (importance matrix)", FEEDBACK: " (error feedback)"}[rounding]
-
-
-def _said(change: dict[str, JsonValue]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in change.items())

@@ -24,7 +24,7 @@ from compiler.onnx_quantize.plan import (
     OnnxPlan,
 )
 from compiler.tune.bench import CandidateFailedError
-from compiler.tune.candidate import Candidate
+from compiler.tune.candidate import SETTINGS, Candidate
 from security.bundle.manifest import ONNXRUNTIME
 from security.strictjson import JsonValue
 
@@ -100,7 +100,7 @@ class OnnxSpace:
         return [
             replace(
                 best,
-                family="settings",
+                family=SETTINGS,
                 label=f"{best.label}; threads {count}",
                 settings={**self._settings, "threads": count},
             )

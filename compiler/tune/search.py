@@ -5,8 +5,10 @@
 2. What keeps the promise, or misses it by little (so that the front shows what a looser
    promise would buy), is timed: rounds in which each candidate runs soon after the
    reference, since only ratios within a few minutes are stable.
-3. Around the best, finer mixes are made, judged and timed, then other ways to run the file.
+3. Around the best, finer mixes are made, judged and timed.
 4. The finalists get more rounds, until each has its median and spread.
+5. The chosen file is run with other settings. They are advice and never chosen: a bundle
+   carries a file, and not how it is run.
 
 Each stage may use a share of the budget that preparing left; a stage that runs out of time
 is cut, noted, and the next begins. Everything measured is in the journal at once, so an
@@ -23,15 +25,15 @@ from typing import Final
 from compiler.errors import SearchError
 from compiler.progress import Progress, silent
 from compiler.tune.bench import Bench, Space
-from compiler.tune.candidate import Candidate, Trial
-from compiler.tune.choose import Choice, Load, choose
+from compiler.tune.candidate import SETTINGS, Candidate, Trial
+from compiler.tune.choose import Choice, Load, choose, settings_advice
 from compiler.tune.clock import Clock
 from compiler.tune.journal import Journal
 from compiler.tune.promise import Promise
 from compiler.tune.trials import Trials
 
 # Shares of the budget at whose end a stage must stop.
-_SEEDS, _FIRST, _REFINED, _SETTINGS, _FINAL = 0.45, 0.65, 0.82, 0.9, 1.0
+_SEEDS, _FIRST, _REFINED, _FINAL, _LAST = 0.45, 0.65, 0.82, 0.94, 1.0
 # A part of the texts tells within a factor of two: beyond this excess nothing is saved.
 _RUINED_QUICKLY: Final = 2.0
 # What misses the promise by more than the bound itself is not timed.
@@ -74,6 +76,7 @@ class SearchResult:
         choice: the chosen one, the front, and all within the promise.
         seconds: what this run of the search took.
         notes: what was cut short, for people.
+        advice: how fast the chosen file is with other settings, in words.
     """
 
     reference: Trial
@@ -81,6 +84,7 @@ class SearchResult:
     choice: Choice
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    advice: tuple[str, ...] = field(default=())
 
 
 def search(
@@ -132,8 +136,8 @@ class _Search:
             kept, left = self._ranked()
             self._judge(self._space.refine(kept, left), _REFINED, "refinement")
             self._time(self._survivors(), 1, _REFINED, "refinement")
-        self._run_differently()
         self._time(self._finalists(), self._request.rounds, _FINAL, "final rounds")
+        self._run_differently()
         return self._result()
 
     def _check_reference(self, trial: Trial) -> None:
@@ -199,12 +203,13 @@ class _Search:
         return trial.dropped is None and len(trial.rounds) < rounds
 
     def _run_differently(self) -> None:
-        """Try other settings for the best file; its quality is that of the file."""
+        """Time the chosen file with other settings; its quality is that of the file."""
         kept, _ = self._ranked()
-        for best in kept[:1]:
-            others = self._space.settings(best)
-            self._judge(others, _SETTINGS, "settings")
-            self._time(others, 1, _SETTINGS, "settings")
+        if kept:
+            chosen = choose(self._trials.all, self._request.promise, self._request.load).chosen
+            others = self._space.settings(chosen.candidate)
+            self._judge(others, _LAST, SETTINGS)
+            self._time(others, 1, _LAST, SETTINGS)
 
     def _survivors(self) -> list[Candidate]:
         alive = [one for one in self._trials.all if one.dropped is None and one.quality]
@@ -221,20 +226,24 @@ class _Search:
     def _ranked(self) -> tuple[list[Candidate], list[Candidate]]:
         """Return what keeps the promise, fastest first, and what breaks it, closest first."""
         load = self._request.load
-        timed = [one for one in self._trials.all if one.rounds and one.dropped is None]
+        timed = self._timed()
         kept = [one for one in timed if self._excess(one) == 0]
         kept.sort(key=lambda one: -load.gain(one))
         left = [one for one in self._trials.all if one.quality and self._excess(one) > 0]
         left.sort(key=self._excess)
         return [one.candidate for one in kept], [one.candidate for one in left]
 
+    def _timed(self) -> list[Trial]:
+        """Return the files that were timed, without those of other settings."""
+        alive = (one for one in self._trials.all if one.rounds and one.dropped is None)
+        return [one for one in alive if one.candidate.family != SETTINGS]
+
     def _finalists(self) -> list[Candidate]:
         """Return the reference, the fastest that keep the promise, and the rest of the front."""
         kept, _ = self._ranked()
         wanted = [self._bench.reference, *kept[:_FINALISTS]]
-        timed = [one for one in self._trials.all if one.rounds and one.dropped is None]
         if kept:
-            choice = choose(timed, self._request.promise, self._request.load)
+            choice = choose(self._timed(), self._request.promise, self._request.load)
             wanted += [one.candidate for one in choice.front]
         return list({one.digest: one for one in wanted}.values())
 
@@ -242,7 +251,10 @@ class _Search:
         trials = tuple(self._trials.all)
         choice = choose(trials, self._request.promise, self._request.load)
         reference = self._trials.get(self._bench.reference)
-        return SearchResult(reference, trials, choice, self._clock.elapsed, tuple(self._notes))
+        advice = settings_advice(trials, choice.chosen, self._request.load)
+        return SearchResult(
+            reference, trials, choice, self._clock.elapsed, tuple(self._notes), advice
+        )
 
     def _excess(self, trial: Trial) -> float:
         return self._request.promise.worst_excess(trial.quality) if trial.quality else 0.0
