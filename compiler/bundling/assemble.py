@@ -64,6 +64,7 @@ class CreatedBundle:
         note: why they were not, or None.
         attestations: names of the statements about its model.
         left_out: a record beside the source that did not become one, or None.
+        notes: what an export changed, for a person.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class CreatedBundle:
     note: str | None
     attestations: tuple[str, ...] = ()
     left_out: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def require_free(output: Path) -> None:
@@ -133,8 +135,9 @@ def assemble(
         sync_tree(folder)
         folder.rename(request.output)
         sync_folder(request.output.absolute().parent)
+    notes = plan.export.notes if plan.export is not None else ()
     return CreatedBundle(
-        request.output, manifest, size, note is None, note, attestations, plan.note
+        request.output, manifest, size, note is None, note, attestations, plan.note, notes
     )
 
 

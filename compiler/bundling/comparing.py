@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from compiler.bundling.forms import judge
+from compiler.bundling.judging import judge
 from compiler.bundling.reference import Reference, make_reference
 from compiler.bundling.sources import plan_source
 from compiler.bundling.texts import Texts

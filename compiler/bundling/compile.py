@@ -27,11 +27,12 @@ from compiler.bundling.assemble import (
 from compiler.bundling.conversion import CONVERSION_NAME, conversion_statement, tools
 from compiler.bundling.copying import copy_file
 from compiler.bundling.forms import Form, untuned_form
+from compiler.bundling.labelled import texts_of
 from compiler.bundling.plan import Plan, Report
 from compiler.bundling.reference import Reference, make_reference
 from compiler.bundling.request import CreateRequest
-from compiler.bundling.sources import plan_source
-from compiler.bundling.texts import Texts, built_in_texts, read_texts
+from compiler.bundling.sources import converter_facts, plan_source
+from compiler.bundling.texts import Texts
 from compiler.bundling.tuned import Tuning, tuned_form
 from compiler.bundling.workfolder import work_folder
 from compiler.errors import TargetError
@@ -59,6 +60,7 @@ class CompileRequest:
         format: a format by name instead of the default; not together with `tuning`.
         tuning: how to search; None for no search.
         calibration: a file of texts, one a line; None for the built-in ones.
+        labelled: a file of labelled texts instead.
         work: the work folder; None for a hidden one beside the output.
     """
 
@@ -68,6 +70,7 @@ class CompileRequest:
     format: str | None = None
     tuning: Tuning | None = None
     calibration: Path | None = None
+    labelled: Path | None = None
     work: Path | None = None
 
     @property
@@ -107,10 +110,11 @@ def compile_bundle(request: CompileRequest, progress: Progress) -> Compiled:
     require_levels(request.targets)
     progress("reading the model", 0.0)
     source = read_source(request.bundle.source)
-    texts = built_in_texts() if request.calibration is None else read_texts(request.calibration)
+    texts = texts_of(request.calibration, request.labelled)
     with work_folder(request.work_path, _decides(source, texts, request)) as work:
         report = _report(progress, 0.0)
-        plan = plan_source(source, work, report, request.bundle.task)
+        asked = request.bundle
+        plan = plan_source(source, work, report, asked.task, converter=asked.converter)
         reference = make_reference(plan, texts, work, part(progress, 0.02, _EXPORTED))
         forms = _forms(request, reference, texts, work, part(progress, _EXPORTED, _FORMED))
         variants = arrange(forms)
@@ -227,6 +231,7 @@ def _assemble(
                 texts=texts,
                 subjects=subjects,
                 backend=plan.backend,
+                export=plan.export,
             )
         }
         for one in variants:
@@ -257,6 +262,7 @@ def _decides(source: Source, texts: Texts, request: CompileRequest) -> dict[str,
         "source": dict(source.digests),
         "texts": texts.sha256,
         "task": request.bundle.task,
+        "converter": converter_facts(source, request.bundle.converter),
         "tools": {**tools("llama.cpp"), **tools("onnxruntime")},
     }
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from casemate import __version__
+from compiler.bundling.exported import Export
 from compiler.bundling.forms import Form
 from compiler.bundling.texts import Texts
 from compiler.source.source import Source
@@ -40,6 +41,7 @@ def conversion_statement(
     texts: Texts,
     subjects: Mapping[str, str],
     backend: str,
+    export: Export | None = None,
 ) -> bytes:
     """Return the statement in canonical JSON.
 
@@ -50,6 +52,7 @@ def conversion_statement(
         texts: that quality was measured on.
         subjects: the bundle's model files, name to SHA-256.
         backend: that runs them.
+        export: of the source's weights, where they were exported here.
     """
     files: dict[str, JsonValue] = dict(source.digests)
     variants: list[JsonValue] = [
@@ -71,7 +74,13 @@ def conversion_statement(
         },
         "variants": variants,
         "promise": promise.to_dict(),
-        "texts": {"sha256": texts.sha256, "built_in": texts.built_in, "lines": len(texts.lines)},
+        "texts": {
+            "sha256": texts.sha256,
+            "built_in": texts.built_in,
+            "lines": len(texts.lines),
+            "labelled": texts.labels is not None,
+        },
+        "export": None if export is None else export.to_dict(),
         "tools": tools(backend),
     }
     return encode_statement(CONVERSION_TYPE, subjects, predicate)

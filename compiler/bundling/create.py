@@ -42,6 +42,6 @@ def create_bundle(request: CreateRequest, report: Report) -> CreatedBundle:
     source = read_source(request.source)
     # Exports lie beside the bundle: on a disk that has room for it.
     with partial_folder(request.output) as work:
-        plan = plan_source(source, work, report, request.task)
+        plan = plan_source(source, work, report, request.task, converter=request.converter)
         variant = VariantSource(VARIANT_ID, plan.write_model)
         return assemble(request, plan, [variant], report)

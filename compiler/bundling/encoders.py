@@ -85,7 +85,6 @@ def plan_bert(folder: Path) -> Plan:
         tokenizer=tokenizer,
         encoder=_encoder(layout, config.labels, config.hidden),
         records=read_records(folder / WEIGHTS_FILE),
-        exported=True,
     )
 
 

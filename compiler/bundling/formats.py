@@ -37,8 +37,8 @@ _INT8: Final = (DYNAMIC_INT8, STATIC_INT8)
 ONNX_FORMATS: Final[Mapping[str, Mapping[str, Any]]] = {
     "float32": {"kind": FLOAT32},
     "float16": {"kind": FLOAT16},
-    "int8": {"kind": DYNAMIC_INT8},
-    "int8-static": {"kind": STATIC_INT8},
+    "int8": {"kind": DYNAMIC_INT8, "embeddings": True},
+    "int8-static": {"kind": STATIC_INT8, "embeddings": True},
     "int8-blocks": {"kind": BLOCKS, "bits": 8},
     "int4-blocks": {"kind": BLOCKS, "bits": 4},
 }

@@ -6,23 +6,25 @@ Defaults without tuning:
 | --- | --- | --- |
 | decoder from weights | GGUF, `q8_0` | against f16, if texts are given |
 | GGUF file | as it is | nothing to compare with |
-| encoder (`embed`, `classify`) | 8-bit matrices, ranges taken while running | always |
+| encoder (`embed`, `classify`) | 8-bit matrices and tables, ranges taken while running | always |
 | graph of plain tensors | float32, after the passes | by the passes' parity |
 
-A default that breaks the promise, or that does not fit the model, is not used: the form
-falls back to the reference, and says so. A format that was asked for by name and breaks the
-promise is an error: nothing is chosen in its place.
+Where an encoder's default breaks the promise, the tensors that it hurts most stay in float, as
+few as the promise needs. A default that breaks it all the same, or that does not fit the model,
+is not used: the form falls back to the reference. Either is said. A format that was asked for
+by name and breaks the promise is an error: nothing is chosen in its place.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from compiler.bundling.formats import Plan, exact_anywhere, named_plan, quantize
+from compiler.bundling.judging import judge
+from compiler.bundling.mixed import mixed_form
 from compiler.bundling.reference import Reference
 from compiler.errors import PromiseError, QuantizationError
 from compiler.llama.plan import GgufPlan
@@ -38,8 +40,8 @@ from security.strictjson import JsonValue
 _DECODER_FORMAT: Final = "q8_0"
 _ENCODER_FORMAT: Final = "int8"
 _ENCODERS: Final = ("embed", "classify")
-_WINDOW: Final = 512
-_MOST_WINDOWS: Final = 8
+# The plan and the statement name all.
+_MOST_NAMED: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,40 @@ def untuned_form(
             "less, choose another format, or let --tune search for one"
         )
     if broken:
-        return _reference_form(reference, f"{label} would break the promise: {'; '.join(broken)}")
+        why = f"{label} would break the promise: {'; '.join(broken)}"
+        rest = part(progress, 0.6, 1.0)
+        return _spared(reference, plan, work, promise=promise, label=label, why=why, progress=rest)
     note = None if quality is not None else "its quality was not measured; give --calibration"
     return Form(label, out, dict(plan.to_dict()), exact_anywhere(plan), quality, note)
+
+
+def _spared(
+    reference: Reference,
+    plan: Plan,
+    work: Path,
+    *,
+    promise: Promise,
+    label: str,
+    why: str,
+    progress: Progress,
+) -> Form:
+    """Leave as few tensors in float as the promise needs, or all where that is not enough."""
+    mixed = None
+    if isinstance(plan, OnnxPlan) and reference.feeds:
+        out = work / f"form-{_slug(plan)}-mixed.onnx"
+        mixed = mixed_form(reference, plan, out, promise, progress)
+    if mixed is None:
+        return _reference_form(reference, why)
+    count = len(mixed.plan.excluded)
+    names = ", ".join(mixed.plan.excluded[:_MOST_NAMED]) + (", …" if count > _MOST_NAMED else "")
+    return Form(
+        f"{label}, {count} of {mixed.tensors} in float",
+        out,
+        dict(mixed.plan.to_dict()),
+        exact_anywhere(mixed.plan),
+        mixed.quality,
+        f"{why}; so {count} of {mixed.tensors} tensors stay in float: {names}",
+    )
 
 
 def _make(reference: Reference, out: Path, plan: Plan, progress: Progress) -> None:
@@ -128,65 +161,10 @@ def _make(reference: Reference, out: Path, plan: Plan, progress: Progress) -> No
         )
 
 
-def judge(
-    reference: Reference, path: Path, work: Path, texts: str | None, progress: Progress
-) -> Quality | None:
-    """Return how far a file's answers are from the reference's; None if it cannot be said."""
-    if reference.plan.backend == LLAMA_CPP:
-        return _judge_gguf(reference, path, work, texts, progress)
-    if not reference.feeds:
-        return None
-    from compiler.onnx_measure.outputs import run_outputs
-    from compiler.onnx_measure.quality import compare_outputs
-
-    threads = len(os.sched_getaffinity(0))
-    progress("comparing it with the float model", 0.0)
-    right = run_outputs(reference.path, reference.feeds, threads=threads)
-    progress("comparing it with the float model", 0.5)
-    seen = compare_outputs(right, run_outputs(path, reference.feeds, threads=threads))
-    if reference.plan.task == "classify":
-        return Quality(seen.rows, kl_mean=seen.kl_mean, top1=seen.top1)
-    rank = None if math.isnan(seen.similarity_spearman) else seen.similarity_spearman
-    return Quality(seen.rows, spearman=rank)
-
-
-def _judge_gguf(
-    reference: Reference, path: Path, work: Path, texts: str | None, progress: Progress
-) -> Quality | None:
-    if texts is None:
-        return None
-    from compiler.llama.imatrix import tokenize
-    from compiler.llama.quality import compare, make_reference
-
-    threads = len(os.sched_getaffinity(0))
-    window = min(_WINDOW, reference.plan.context_tokens)
-    kept = work / "quality.json"
-    if not kept.exists():
-        tokens = tokenize(reference.path, texts)
-        make_reference(
-            reference.path,
-            tokens,
-            kept,
-            window=window,
-            windows=max(1, min(_MOST_WINDOWS, len(tokens) // window)),
-            threads=threads,
-            progress=part(progress, 0.0, 0.5),
-        )
-    seen = compare(path, kept, threads=threads, progress=part(progress, 0.5, 1.0))
-    return Quality(
-        seen.tokens,
-        kl_mean=seen.kl_mean,
-        kl_p99=seen.kl_p99,
-        perplexity=seen.perplexity,
-        perplexity_ratio=seen.perplexity_ratio,
-        top1=seen.top1,
-    )
-
-
 def _default(reference: Reference) -> str:
     """The format of a model that nobody named one for; see the module."""
     if reference.plan.backend == LLAMA_CPP:
-        return _DECODER_FORMAT if reference.plan.exported else "keep"
+        return _DECODER_FORMAT if reference.plan.export is not None else "keep"
     return _ENCODER_FORMAT if reference.plan.task in _ENCODERS else "float32"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compiler.bundling.attesting import Records
+from compiler.bundling.exported import Export
 from security.bundle.manifest import Encoder, SpecialTokens
 
 # Tells the caller what is going on, in a few words.
@@ -29,7 +30,7 @@ class Plan:
         chat_template: the one that came with the model; used only when asked for.
         license: what the model says of its license, or None.
         records: where the weights come from and what they reveal, if they say so.
-        exported: whether the model file is made here of weights.
+        export: how the model file is made here of weights; None where it is not.
         note: what is not carried over into the bundle, for a person; or None.
     """
 
@@ -44,5 +45,5 @@ class Plan:
     chat_template: str | None = None
     license: str | None = None
     records: Records | None = None
-    exported: bool = False
+    export: Export | None = None
     note: str | None = None

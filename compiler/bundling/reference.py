@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from compiler.bundling.copying import write_file
+from compiler.bundling.labelled import label_numbers
 from compiler.bundling.plan import Plan
 from compiler.bundling.texts import Texts
 from compiler.onnx_measure.result import Feeds
@@ -31,21 +32,25 @@ class Reference:
         plan: what the model says of itself.
         tokenizer: a tokenizer.json, for encoders; else None.
         feeds: the texts as inputs of the graph; empty where it takes no texts.
+        labels: the right class of each text, where they are labelled.
     """
 
     path: Path
     plan: Plan
     tokenizer: Path | None
     feeds: tuple[Feeds, ...] = ()
+    labels: tuple[int, ...] | None = None
 
 
 def make_reference(plan: Plan, texts: Texts, work: Path, progress: Progress) -> Reference:
     """Write the reference of a plan into a work folder, unless it is there.
 
     Raises:
-        SourceError, PassError, UnsafeModelError: it cannot be made, or is refused.
+        SourceError: it cannot be made, or the texts' labels are not the model's.
+        PassError, UnsafeModelError: the graph is refused.
         OSError: the disk is full.
     """
+    classes = label_numbers(texts, plan.encoder.labels if plan.encoder is not None else ())
     if plan.backend == LLAMA_CPP:
         path = work / "reference.gguf"
         _write(plan, path, work, progress)
@@ -64,7 +69,7 @@ def make_reference(plan: Plan, texts: Texts, work: Path, progress: Progress) -> 
             check=feeds[:_CHECKED_BATCHES],
             report=labels(part(progress, 0.4, 1.0), 10),
         )
-    return Reference(path, plan, tokenizer, tuple(feeds))
+    return Reference(path, plan, tokenizer, tuple(feeds), classes)
 
 
 def _write(plan: Plan, path: Path, work: Path, progress: Progress) -> None:

@@ -44,6 +44,7 @@ class CreateRequest:
     max_sequences: int = DEFAULT_SEQUENCES
     not_after: datetime | None = None
     probes: bool = True
+    converter: Path | None = None
 
 
 def manifest_of(request: CreateRequest, plan: Plan, variants: Sequence[Variant]) -> BundleManifest:

@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
+from casemate import __version__
 from compiler.bundling.attesting import Records, read_records
 from compiler.bundling.copying import copy_file
 from compiler.bundling.encoders import plan_bert, plan_onnx_encoder
+from compiler.bundling.exported import Export, keep_export, kept_export
 from compiler.bundling.inspect import inspect_gguf, inspect_onnx
 from compiler.bundling.plan import Plan, Report
 from compiler.encoder.bert import WEIGHTS_FILE
@@ -46,7 +49,14 @@ from security.bundle.opening import open_unsigned
 _GRAPHS_OF_TEXT = ("text-classification", "sentence-similarity", "feature-extraction")
 
 
-def plan_source(source: Source, work: Path, report: Report, task: str | None = None) -> Plan:
+def plan_source(
+    source: Source,
+    work: Path,
+    report: Report,
+    task: str | None = None,
+    *,
+    converter: Path | None = None,
+) -> Plan:
     """Plan the bundle of a source.
 
     Args:
@@ -54,35 +64,63 @@ def plan_source(source: Source, work: Path, report: Report, task: str | None = N
         work: a folder for exports; what lies there from the same source is used again.
         report: is told what is going on.
         task: what the user wants, or None to take what the source is for.
+        converter: llama.cpp's converter or its folder, for decoders that are not exported
+            here; None looks at CASEMATE_LLAMA_CPP.
 
     Raises:
         SourceError: it cannot be exported, or is not for that task.
         UnsafeModelError: a pre-parser refused the model file.
     """
-    plan = _noted(_plan(source, work, report, task), source)
+    plan = _noted(_plan(source, work, report, task, converter), source)
     if task is not None and plan.task != task:
         raise SourceError(f"{source.path}: is a model for the task {plan.task!r}, not {task!r}")
     return plan
 
 
-def _plan(source: Source, work: Path, report: Report, task: str | None) -> Plan:
+def _plan(
+    source: Source, work: Path, report: Report, task: str | None, converter: Path | None
+) -> Plan:
     if source.kind == GGUF:
         return _plan_gguf(source.path, source)
     if source.kind == BUNDLE:
         return _plan_bundle(source)
     if source.model is None:
-        return _plan_weights(source, work, report)
+        return _plan_weights(source, work, report, converter)
     if source.kind == ONNX and TENSOR in {task, source.task}:
         return _plan_tensor(source.path, source)
     return plan_onnx_encoder(source.folder, source.model)
 
 
-def _plan_weights(source: Source, work: Path, report: Report) -> Plan:
+def _plan_weights(source: Source, work: Path, report: Report, converter: Path | None) -> Plan:
     if source.model_type == "bert" and source.task in (EMBED, CLASSIFY):
-        return plan_bert(source.path)
+        return replace(plan_bert(source.path), export=_bert_export(source))
     if source.task == GENERATE:
-        return _plan_decoder(source, work, report)
+        return _plan_decoder(source, work, report, converter)
     return _plan_exported(source, work, report)
+
+
+def converter_facts(source: Source, converter: Path | None) -> dict[str, str] | None:
+    """Return what identifies the converter that `plan_source` would use; None for none.
+
+    Raises:
+        SourceError: what was given is no converter.
+    """
+    if source.model is not None or source.task != GENERATE:
+        return None
+    from compiler.gguf_export.configuration import Configuration
+    from compiler.gguf_export.converter import find_converter
+    from compiler.gguf_export.families import is_exported
+
+    tool = None if is_exported(Configuration(source.path)) else find_converter(converter)
+    return None if tool is None else dict(tool.versions)
+
+
+def _bert_export(source: Source) -> Export:
+    """The facts of compiler/encoder's own export, which needs none of the export's tools."""
+    from compiler.encoder.graph import OPSET
+
+    tools = {"casemate": __version__, "onnx": version("onnx")}
+    return Export(tools, {WEIGHTS_FILE: source.digests[WEIGHTS_FILE]}, opset=OPSET)
 
 
 def _noted(plan: Plan, source: Source) -> Plan:
@@ -104,13 +142,17 @@ def _is_attestation(path: Path) -> bool:
     return ATTESTATION.fullmatch(f"attestations/{path.name}") is not None
 
 
-def _plan_decoder(source: Source, work: Path, report: Report) -> Plan:
+def _plan_decoder(source: Source, work: Path, report: Report, converter: Path | None) -> Plan:
     from compiler.gguf_export.export import export_gguf
 
-    model = work / "model.gguf"
-    if not model.exists():
-        export_gguf(source.path, model, dtype="f16", report=report)
-    return replace(_plan_gguf(model, source), records=_records(source), exported=True)
+    model, facts = work / "model.gguf", work / "export.json"
+    export = kept_export(facts) if model.exists() else None
+    if export is None:
+        model.unlink(missing_ok=True)
+        made = export_gguf(source.path, model, dtype="f16", report=report, converter=converter)
+        export = Export.of_gguf(made)
+        keep_export(facts, export)
+    return replace(_plan_gguf(model, source), records=_records(source), export=export)
 
 
 def _plan_exported(source: Source, work: Path, report: Report) -> Plan:
@@ -124,7 +166,8 @@ def _plan_exported(source: Source, work: Path, report: Report) -> Plan:
         plan = plan_onnx_encoder(made.folder, made.graph, made.labels or None)
     else:
         plan = _plan_tensor(made.graph, source)
-    return replace(plan, origin=source.path, records=_records(source), exported=True)
+    export = Export.of_onnx(made)
+    return replace(plan, origin=source.path, records=_records(source), export=export)
 
 
 def _records(source: Source) -> Records | None:

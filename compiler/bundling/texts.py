@@ -10,7 +10,7 @@ their pairs); they are no measure of a task.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -44,11 +44,13 @@ class Texts:
         lines: the texts, in order, none empty.
         sha256: of the file, or of the built-in sentences.
         built_in: whether they are ours.
+        labels: of each text, as a file of labelled texts writes it; or None.
     """
 
-    lines: tuple[str, ...]
+    lines: tuple[str, ...] = field(repr=False)
     sha256: str
     built_in: bool
+    labels: tuple[str, ...] | None = field(default=None, repr=False)
 
 
 def built_in_texts() -> Texts:

@@ -88,7 +88,7 @@ def tuned_form(
         promise=promise,
         load=tuning.load,
         folder=folder,
-        texts=_split(texts),
+        texts=_split(texts, reference),
         budget_seconds=tuning.budget_seconds,
         rounds=tuning.rounds,
         command=tuning.command,
@@ -110,9 +110,21 @@ def tuned_form(
     )
 
 
-def _split(texts: Texts) -> tune.Texts:
-    """Give the first third to calibration and judge on the rest: never on what was fitted."""
+def _split(texts: Texts, reference: Reference) -> tune.Texts:
+    """Give a third to calibration and judge on the rest: never on what was fitted.
+
+    Texts of an encoder may be sorted by what they are about, so every third is taken; those of
+    a decoder may be one long text, so it is the first.
+    """
     from compiler.tune import tune
 
-    cut = len(texts.lines) // 3
-    return tune.Texts("\n".join(texts.lines[cut:]), "\n".join(texts.lines[:cut]))
+    lines, labels = texts.lines, reference.labels
+    if reference.plan.backend == LLAMA_CPP:
+        cut = len(lines) // 3
+        return tune.Texts("\n".join(lines[cut:]), "\n".join(lines[:cut]))
+    judged = [number for number in range(len(lines)) if number % 3]
+    return tune.Texts(
+        "\n".join(lines[number] for number in judged),
+        "\n".join(lines[::3]),
+        None if labels is None else tuple(labels[number] for number in judged),
+    )

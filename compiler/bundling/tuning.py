@@ -10,9 +10,9 @@ from compiler.bundling.assemble import partial_folder, require_free
 from compiler.bundling.conversion import tools
 from compiler.bundling.copying import copy_file, write_file
 from compiler.bundling.forms import Form
+from compiler.bundling.labelled import texts_of
 from compiler.bundling.reference import make_reference
-from compiler.bundling.sources import plan_source
-from compiler.bundling.texts import built_in_texts, read_texts
+from compiler.bundling.sources import converter_facts, plan_source
 from compiler.bundling.tuned import Tuning, tuned_form
 from compiler.bundling.workfolder import work_folder
 from compiler.errors import SearchError
@@ -34,7 +34,7 @@ _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
 
 @dataclass(frozen=True, slots=True)
 class SearchFor:
-    """What to search for; fields as those of a CompileRequest, for one target."""
+    """What to search for; fields as those of a CompileRequest or its bundle, for one target."""
 
     source: Path
     output: Path
@@ -42,6 +42,8 @@ class SearchFor:
     promise: Promise
     tuning: Tuning
     calibration: Path | None = None
+    labelled: Path | None = None
+    converter: Path | None = None
     work: Path | None = None
 
     @property
@@ -62,15 +64,18 @@ def tune_source(wanted: SearchFor, progress: Progress) -> Form:
     require_free(wanted.output)
     progress("reading the model", 0.0)
     source = read_source(wanted.source)
-    texts = built_in_texts() if wanted.calibration is None else read_texts(wanted.calibration)
+    texts = texts_of(wanted.calibration, wanted.labelled)
     decides = {
         "source": dict(source.digests),
         "texts": texts.sha256,
         "task": None,
+        "converter": converter_facts(source, wanted.converter),
         "tools": {**tools("llama.cpp"), **tools("onnxruntime")},
     }
     with work_folder(wanted.work_path, decides) as work:
-        plan = plan_source(source, work, lambda label: progress(label, 0.0))
+        plan = plan_source(
+            source, work, lambda label: progress(label, 0.0), converter=wanted.converter
+        )
         reference = make_reference(plan, texts, work, part(progress, 0.0, 0.1))
         form = tuned_form(
             reference,

@@ -63,6 +63,8 @@ def create(source: Path, as_json: bool, **options: Any) -> None:
         created = create_bundle(request, lambda label: shown(label, 0.0))
     if created.note is not None:
         warn(f"no probes were recorded: {created.note}. An appliance will not install it.")
+    for note in created.notes:
+        warn(f"{note}.")
     if created.left_out is not None:
         warn(f"{created.left_out}.")
     emit(as_json, _described(created), fields)
@@ -81,6 +83,7 @@ def _described(created: CreatedBundle) -> dict[str, Any]:
         "size_bytes": created.size_bytes,
         "probes_recorded": created.probes,
         "attestations": list(created.attestations),
+        "notes": list(created.notes),
     }
 
 

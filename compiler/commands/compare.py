@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 @click.argument("first", type=PATH)
 @click.argument("second", type=PATH)
 @click.option("--data", type=FILE, help="Texts to judge on, one a line.")
+@click.option("--labelled", type=FILE, help="For classifiers: .tsv, .csv or .jsonl with labels.")
 @click.option("--speed/--no-speed", default=True, help="Time both on this machine.")
 @json_option
-def command(first: Path, second: Path, data: Path | None, speed: bool, as_json: bool) -> None:
+def command(first: Path, second: Path, as_json: bool, **options: Any) -> None:
     """Compare the model SECOND with FIRST: size, speed, and how far its answers are.
 
     Both may be anything that can be compiled: files, directories or bundles. Decoders are
     judged by KL divergence, perplexity and first choices, which needs --data; embedders by
-    the rank correlation of similarities; classifiers by their distributions.
+    the rank correlation of similarities; classifiers by their distributions, and by their
+    accuracy where --labelled gives texts with their labels.
 
     \b
     Examples:
@@ -35,9 +37,10 @@ def command(first: Path, second: Path, data: Path | None, speed: bool, as_json: 
       casemate compare minilm/ minilm-int8/ --json
     """
     from compiler.bundling.comparing import compare_models
-    from compiler.bundling.texts import built_in_texts, read_texts
+    from compiler.bundling.labelled import texts_of
 
-    texts = built_in_texts() if data is None else read_texts(data)
+    texts = texts_of(options["data"], options["labelled"])
+    speed = options["speed"]
     with (
         working("comparing", second) as progress,
         tempfile.TemporaryDirectory(prefix="casemate-compare-") as work,

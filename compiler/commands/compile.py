@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +9,21 @@ import click
 
 from casemate.cli.output import emit, fields, json_option, table, warn
 from compiler.commands.options import (
-    FILE,
     PATH,
     bundle_options,
     default_name,
     promise_of,
     promise_options,
     request_options,
+    search_options,
+    texts_options,
+    tuning_of,
     working,
 )
 
 if TYPE_CHECKING:
     from compiler.bundling.compile import Compiled, CompiledVariant, CompileRequest
-    from compiler.bundling.tuned import Tuning
+    from compiler.bundling.forms import Form
 
 
 @click.command("compile")
@@ -43,16 +44,8 @@ if TYPE_CHECKING:
     help="Search for the fastest form, or take the default of the model's kind.",
 )
 @click.option("--format", "format_", metavar="NAME", help="This format, without a search.")
-@click.option("--budget", default="20m", show_default=True, help="Time to search, per target.")
-@click.option(
-    "--for",
-    "load",
-    default="1",
-    show_default=True,
-    metavar="LOAD",
-    help="What to be fast at: a number of clients, prefill, or size.",
-)
-@click.option("--calibration", type=FILE, help="Texts of the kind to be served, one a line.")
+@search_options
+@texts_options
 @click.option("--work", type=PATH, help="Folder for unfinished work.  [default: beside the bundle]")
 @click.option("--name", help="The model's name.  [default: the output's]")
 @click.option("--version", default="1.0.0", show_default=True, help="Semantic version.")
@@ -69,7 +62,7 @@ def command(source: Path, as_json: bool, **options: Any) -> None:
       casemate compile runs/stories/final --no-tune -o stories/
       casemate compile gemma.gguf --calibration notes.txt --max-kl 0.07 -o gemma/
       casemate compile minilm/ --target x86-64-v3 --target armv8.2-dotprod -o minilm-edge/
-      casemate compile runs/intents/final --format int8 --quality exact -o intents/
+      casemate compile runs/intents/final --labelled test.tsv --max-accuracy-drop 0.01 -o intents
 
     Several targets give several variants; the appliance runs the first that its processor
     satisfies. Interrupted work goes on where it was when the same command is run again.
@@ -82,10 +75,13 @@ def command(source: Path, as_json: bool, **options: Any) -> None:
     with working("compiling", request.bundle.output, request.work_path) as progress:
         made = compile_bundle(request, progress)
     for variant in made.variants:
-        if variant.form.note is not None:
-            warn(f"{variant.id}: {variant.form.note}.")
+        for note in (variant.form.note, *search_notes(variant.form)):
+            if note is not None:
+                warn(f"{variant.id}: {note}.")
     if made.bundle.note is not None:
         warn(f"no probes were recorded: {made.bundle.note}. An appliance will not install it.")
+    for note in made.bundle.notes:
+        warn(f"{note}.")
     if made.bundle.left_out is not None:
         warn(f"{made.bundle.left_out}.")
     emit(as_json, described(made), _render)
@@ -110,8 +106,9 @@ def _request(source: Path, options: dict[str, Any]) -> CompileRequest:
         targets=tuple(choose_target(text) for text in options["targets"] or ("this",)),
         promise=promise_of(options),
         format=options["format_"],
-        tuning=_tuning(options) if options["tune"] and options["format_"] is None else None,
+        tuning=tuning_of(options) if options["tune"] and options["format_"] is None else None,
         calibration=options["calibration"],
+        labelled=options["labelled"],
         work=options["work"],
     )
 
@@ -120,18 +117,6 @@ def _given(name: str) -> bool:
     """Tell whether an option was typed and not left to its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source is click.core.ParameterSource.COMMANDLINE
-
-
-def _tuning(options: dict[str, Any]) -> Tuning:
-    from compiler.bundling.tuned import Tuning
-    from compiler.tune.choose import Load
-    from compiler.tune.clock import parse_duration
-
-    return Tuning(
-        load=Load.parse(options["load"]),
-        budget_seconds=parse_duration(options["budget"]),
-        command=("casemate", *sys.argv[1:]),
-    )
 
 
 def described(made: Compiled) -> dict[str, Any]:
@@ -146,6 +131,7 @@ def described(made: Compiled) -> dict[str, Any]:
         "size_bytes": made.bundle.size_bytes,
         "probes_recorded": made.bundle.probes,
         "attestations": list(made.bundle.attestations),
+        "notes": list(made.bundle.notes),
         "variants": [_variant(variant) for variant in made.variants],
     }
 
@@ -159,12 +145,19 @@ def _variant(variant: CompiledVariant) -> dict[str, Any]:
         "format": form.label,
         "tuned": form.record is not None,
         "quality": None if form.quality is None else form.quality.to_dict(),
+        "in_float": form.plan.get("excluded", []),
         "note": form.note,
+        "search_notes": list(search_notes(form)),
     }
 
 
+def search_notes(form: Form) -> tuple[str, ...]:
+    """Return what a search says of its choice: what was cut short, and advice on settings."""
+    return () if form.record is None else form.record.notes
+
+
 def _render(data: dict[str, Any]) -> None:
-    fields({key: value for key, value in data.items() if key != "variants"})
+    fields({key: value for key, value in data.items() if key not in ("variants", "notes")})
     click.echo("")
     table(
         ["variant", "needs", "format", "quality"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import click
 from casemate.cli.output import progress
 
 if TYPE_CHECKING:
+    from compiler.bundling.tuned import Tuning
     from compiler.progress import Progress
     from compiler.tune.promise import Promise
 
@@ -52,6 +54,58 @@ class Instant(click.ParamType[datetime]):
         self.fail(f"{value!r} is no date such as 2027-01-31 or 2027-01-31T12:00:00Z", param, ctx)
 
 
+def converter_option(function: F) -> F:
+    """Add `--converter`, for decoders that the compiler does not export itself."""
+    return click.option(
+        "--converter",
+        type=PATH,
+        help="llama.cpp's convert_hf_to_gguf.py or its folder, for decoders that are not "
+        "exported here.  [default: CASEMATE_LLAMA_CPP]",
+    )(function)
+
+
+def texts_options(function: F) -> F:
+    """Add the texts that quality is judged on: plain ones, or labelled ones."""
+    plain = click.option(
+        "--calibration", type=FILE, help="Texts of the kind to be served, one a line."
+    )
+    labelled = click.option(
+        "--labelled",
+        type=FILE,
+        help="For classifiers instead: .tsv, .csv or .jsonl of texts and labels.",
+    )
+    return plain(labelled(function))
+
+
+def search_options(function: F) -> F:
+    """Add how long a search may take, and for what load."""
+    budget = click.option(
+        "--budget", default="20m", show_default=True, help="Time to search, per target."
+    )
+    load = click.option(
+        "--for",
+        "load",
+        default="1",
+        show_default=True,
+        metavar="LOAD",
+        help="What to be fast at: a number of clients, prefill, or size.",
+    )
+    return budget(load(function))
+
+
+def tuning_of(options: dict[str, Any]) -> Tuning:
+    """Return how to search, of the options of `search_options`."""
+    from compiler.bundling.tuned import Tuning
+    from compiler.tune.choose import Load
+    from compiler.tune.clock import parse_duration
+
+    return Tuning(
+        load=Load.parse(options["load"]),
+        budget_seconds=parse_duration(options["budget"]),
+        command=("casemate", *sys.argv[1:]),
+    )
+
+
 def bundle_options(function: F) -> F:
     """Add what a new bundle says of itself; all arrive under their names."""
     options = [
@@ -84,6 +138,7 @@ def bundle_options(function: F) -> F:
             show_default=True,
             help="Requests to work on at once.",
         ),
+        converter_option,
         click.option("--not-after", type=Instant(), help="When appliances stop opening it (UTC)."),
         click.option(
             "--probes/--no-probes",
@@ -115,6 +170,7 @@ def request_options(options: dict[str, Any]) -> dict[str, Any]:
         "max_sequences": options["max_sequences"],
         "not_after": options["not_after"],
         "probes": options["probes"],
+        "converter": options["converter"],
     }
 
 
@@ -130,10 +186,19 @@ def promise_options(function: F) -> F:
 
 
 def promise_of(options: dict[str, Any]) -> Promise:
-    """Return the promise of the options: a named quality, changed by the bounds given."""
+    """Return the promise of the options: a named quality, changed by the bounds given.
+
+    Raises:
+        click.UsageError: a bound on accuracy without labelled texts.
+        SearchError: a bound that is out of range.
+    """
     from compiler.tune.promise import make_promise
 
     bounds = {name.replace("-", "_"): options[name.replace("-", "_")] for name, _ in _BOUNDS}
+    if bounds["max_accuracy_drop"] is not None and options["labelled"] is None:
+        raise click.UsageError(
+            "--max-accuracy-drop needs labelled texts to measure accuracy on: give --labelled FILE"
+        )
     name = options["quality"]
     if name is None and all(bound is None for bound in bounds.values()):
         name = DEFAULT_QUALITY

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from casemate.cli.output import counted, emit, json_option
-from compiler.commands.options import FILE, PATH, working
+from casemate.cli.output import counted, emit, json_option, warn
+from compiler.commands.options import FILE, PATH, converter_option, working
 
 
 @click.command("quantize")
@@ -21,6 +21,7 @@ from compiler.commands.options import FILE, PATH, working
     help="Processor for 8-bit products.  [default: one that is right on any]",
 )
 @click.option("--calibration", type=FILE, help="Texts, one a line, for formats that need them.")
+@converter_option
 @json_option
 def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Write the model SOURCE in another format to the file OUTPUT.
@@ -54,7 +55,9 @@ def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     texts = built_in_texts() if given is None else read_texts(given)
     with working("quantizing", output) as progress, partial_folder(output) as work:
         found = read_source(source)
-        plan = plan_source(found, work, lambda label: progress(label, 0.0))
+        plan = plan_source(
+            found, work, lambda label: progress(label, 0.0), converter=options["converter"]
+        )
         format_plan = named_plan(plan.backend, options["format_"], target)
         reference = make_reference(plan, texts, work, part(progress, 0.0, 0.4))
         made = quantize(
@@ -68,6 +71,7 @@ def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
         before = reference.path.stat().st_size
         made.path.chmod(0o644)
         made.path.rename(output)
+    notes = plan.export.notes if plan.export is not None else ()
     data = {
         "file": str(output),
         "format": options["format_"].lower(),
@@ -75,7 +79,10 @@ def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
         "size_bytes": made.size_bytes,
         "size_ratio": round(made.size_bytes / before, 4),
         "unlike": dict(made.unlike),
+        "notes": list(notes),
     }
+    for note in notes:
+        warn(f"{note}.")
     emit(as_json, data, _render)
 
 

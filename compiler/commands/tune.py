@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from casemate.cli.output import emit, json_option, table, warn
-from compiler.commands.compile import quality_text
-from compiler.commands.options import FILE, PATH, promise_of, promise_options, working
+from compiler.commands.compile import quality_text, search_notes
+from compiler.commands.options import (
+    PATH,
+    converter_option,
+    promise_of,
+    promise_options,
+    search_options,
+    texts_options,
+    tuning_of,
+    working,
+)
 
 if TYPE_CHECKING:
     from compiler.bundling.forms import Form
@@ -21,16 +29,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, type=PATH, help="New folder for what is found.")
 @click.option("--target", default="this", show_default=True, help="As for 'casemate compile'.")
 @promise_options
-@click.option("--budget", default="20m", show_default=True, help="Time to search.")
-@click.option(
-    "--for",
-    "load",
-    default="1",
-    show_default=True,
-    metavar="LOAD",
-    help="What to be fast at: a number of clients, prefill, or size.",
-)
-@click.option("--calibration", type=FILE, help="Texts of the kind to be served, one a line.")
+@search_options
+@texts_options
+@converter_option
 @click.option("--work", type=PATH, help="Folder for unfinished work.  [default: beside the output]")
 @json_option
 def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
@@ -48,31 +49,25 @@ def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
       casemate tune minilm/ --for 32 --budget 5m -o minilm-tuned
     """
     from compiler.bundling.assemble import require_free
-    from compiler.bundling.tuned import Tuning
     from compiler.bundling.tuning import SearchFor, tune_source
     from compiler.targets.choosing import choose_target
-    from compiler.tune.choose import Load
-    from compiler.tune.clock import parse_duration
 
     require_free(output)
-    tuning = Tuning(
-        load=Load.parse(options["load"]),
-        budget_seconds=parse_duration(options["budget"]),
-        command=("casemate", *sys.argv[1:]),
-    )
     wanted = SearchFor(
         source=source,
         output=output,
         target=choose_target(options["target"]),
         promise=promise_of(options),
-        tuning=tuning,
+        tuning=tuning_of(options),
         calibration=options["calibration"],
+        labelled=options["labelled"],
+        converter=options["converter"],
         work=options["work"],
     )
     with working("tuning", output, wanted.work_path) as progress:
         form = tune_source(wanted, progress)
-    if form.note is not None:
-        warn(f"{form.note}.")
+    for note in search_notes(form):
+        warn(f"{note}.")
     emit(as_json, _described(output, form), _render)
 
 
@@ -82,6 +77,7 @@ def _described(output: Path, form: Form) -> dict[str, Any]:
         "format": form.label,
         "plan": form.plan,
         "quality": None if form.quality is None else form.quality.to_dict(),
+        "search_notes": list(search_notes(form)),
         "files": sorted(path.name for path in output.iterdir()),
     }
 
