@@ -7,6 +7,7 @@ quality is the divergence of its answers: computed, not made up. Speed is what b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,12 @@ class MatrixBench:
         for one in candidates:
             self._step("speed", one)
         sizes = [self.make(one, progress).stat().st_size for one in candidates]
-        return [Speed({"decode@1": 1e6 / size}, 0.1, 1.0) for size in sizes]
+        # One thread is faster than two here, so that settings would win if they could.
+        rates = [
+            2e6 / int(str(one.settings["threads"])) / size
+            for one, size in zip(candidates, sizes, strict=True)
+        ]
+        return [Speed({"decode@1": rate}, 0.1, 1.0) for rate in rates]
 
     def _step(self, kind: str, candidate: Candidate) -> None:
         self.steps.append((kind, candidate.label))
@@ -101,7 +107,7 @@ class BitSpace:
         return found + [form(int(str(one.plan["bits"])) + 1) for one in left[:1]]
 
     def settings(self, best: Candidate) -> list[Candidate]:
-        return [form(int(str(best.plan["bits"])), threads=1)]
+        return [replace(form(int(str(best.plan["bits"])), threads=1), family="settings")]
 
 
 def run(bench: MatrixBench, folder: Path, max_kl: float = 0.01, **more: float) -> SearchResult:
@@ -122,6 +128,16 @@ def test_the_search_refines_to_the_narrowest_form_that_keeps_the_promise(tmp_pat
     assert len(chosen.rounds) == 3
     assert ("quality", "2 bits") not in bench.steps
     assert ("speed", "2 bits") not in bench.steps
+
+
+def test_faster_settings_are_advice_and_never_chosen(tmp_path: Path) -> None:
+    result = run(MatrixBench(tmp_path), tmp_path)
+    settings = [one for one in result.trials if one.candidate.family == "settings"]
+    assert [one.candidate.plan for one in settings] == [result.choice.chosen.candidate.plan]
+    assert settings[0].rounds
+    assert result.choice.chosen.candidate.settings == {"threads": 2}
+    assert all(one.candidate.family != "settings" for one in result.choice.front)
+    assert result.advice == ("with threads 1: 200% of the speed (1 round)",)
 
 
 def test_every_timing_stands_beside_the_reference_of_its_round(tmp_path: Path) -> None:
