@@ -22,7 +22,7 @@ from runtime.engine.types import (
     TokenLogprob,
 )
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 100
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<turn>{{ m.role }}: {{ m.content | trim }}<end>"
     "{% endfor %}<turn>"

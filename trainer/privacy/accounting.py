@@ -76,7 +76,10 @@ class Curve:
 
 
 def epsilon_pld(events: Events, delta: float) -> float:
-    """Return the smallest epsilon that can be claimed for delta; inf without noise.
+    """Return the smallest epsilon that can be claimed for delta.
+
+    It is inf without noise, and where losses are so large (epsilon in the hundreds) that
+    the grid does not hold them.
 
     Raises:
         PrivacyError: delta is not above 0 and below 1.
