@@ -82,10 +82,22 @@ def test_an_encoder_becomes_8_bits_and_says_how_good_it_is(encoder: Path, tmp_pa
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_two_targets_give_two_variants_the_faster_first(encoder: Path, tmp_path: Path) -> None:
-    targets = ("--target", PLAIN, "--target", VNNI)
-    data = document(compiled(encoder, tmp_path / "out", *targets))
-    shown = [(v["id"], v["needs"], v["format"]) for v in data["variants"]]
+EPOCH = ("SOURCE_DATE_EPOCH", "1767225600")
+EDGE = ("--target", PLAIN, "--target", VNNI, "--name", "edge")
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """An encoder for two targets, at a time of our own; and what the command said."""
+    folder = tmp_path_factory.mktemp("edge")
+    source = tiny_encoder_dir(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*EPOCH)
+        return folder, document(compiled(source, folder / "out", *EDGE))
+
+
+def test_two_targets_give_two_variants_the_faster_first(edge: tuple[Path, Any]) -> None:
+    shown = [(v["id"], v["needs"], v["format"]) for v in edge[1]["variants"]]
     assert shown == [("x86-64-v4-vnni", VNNI, "int8"), ("x86-64-v3", None, "int8, 7-bit weights")]
 
 
@@ -119,16 +131,12 @@ def test_a_bundle_is_a_source(encoder: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_source_and_plan_give_the_same_bytes(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edge: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
-    (tmp_path / "elsewhere").mkdir()
-    moved = tmp_path / "elsewhere/other-name"
-    shutil.copytree(encoder, moved)
-    more = ("--target", VNNI, "--target", PLAIN, "--name", "same")
-    for source, output in ((encoder, "a"), (moved, "b")):
-        document(compiled(source, tmp_path / output, *more))
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    monkeypatch.setenv(*EPOCH)
+    moved = shutil.copytree(edge[0] / "model", tmp_path / "other-name")
+    document(compiled(moved, tmp_path / "again", *EDGE))
+    assert tree(edge[0] / "out") == tree(tmp_path / "again")
 
 
 def no_tokenizer(folder: Path) -> None:
@@ -212,6 +220,50 @@ def test_a_default_that_breaks_the_promise_is_not_used(encoder: Path, tmp_path: 
     data = document(result)
     assert data["variants"][0]["format"] == "float32"
     assert "would break the promise" in result.stderr
+
+
+def test_a_default_leaves_as_few_tensors_in_float_as_the_promise_needs(
+    encoder: Path, tmp_path: Path
+) -> None:
+    data = document(compiled(encoder, tmp_path / "int8", "--target", VNNI))
+    reached = data["variants"][0]["quality"]["spearman"]
+    more = ("--target", VNNI, "--min-spearman", str(reached + 0.4 * (1 - reached)))
+    result = compiled(encoder, tmp_path / "mixed", *more)
+    (variant,) = document(result)["variants"]
+    assert 0 < len(variant["in_float"]) < 13
+    assert variant["format"] == f"int8, {len(variant['in_float'])} of 13 in float"
+    assert variant["in_float"][0] in result.stderr
+    assert variant["quality"]["spearman"] > reached
+
+
+def labelled(path: Path, labels: tuple[str, ...]) -> Path:
+    rows = [f"{word} {number}\t{labels[number % len(labels)]}"
+            for number, word in enumerate(("zebra", "good", "bad", "river") * 5)]  # fmt: skip
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_a_bound_on_accuracy_needs_labelled_texts(encoder: Path, tmp_path: Path) -> None:
+    classifier = tiny_classifier_dir(tmp_path / "classifier")
+    bound = ("--max-accuracy-drop", "0.5")
+    result = compiled(classifier, tmp_path / "out", *bound)
+    assert result.exit_code == 2
+    assert "--max-accuracy-drop needs labelled texts" in result.output
+    texts = labelled(tmp_path / "texts.tsv", ("0", "1", "2"))
+    data = document(compiled(classifier, tmp_path / "out", *bound, "--labelled", texts))
+    quality = data["variants"][0]["quality"]
+    assert quality["samples"] == 20
+    assert 0 <= quality["accuracy"] <= 1
+    assert quality["accuracy_drop"] <= 0.5
+    data = document(
+        casemate(
+            "compare", classifier, tmp_path / "out", "--labelled", texts, "--no-speed", "--json"
+        )
+    )
+    assert data["quality"]["accuracy_drop"] == quality["accuracy_drop"]
+    wrong = compiled(encoder, tmp_path / "no", "--labelled", texts)
+    assert "the model is no classifier" in str(wrong.exception)
+    assert not (tmp_path / "no").exists()
 
 
 def test_calibration_text_that_is_too_short(encoder: Path, tmp_path: Path) -> None:
