@@ -8,15 +8,48 @@ caller: every value that is taken from it is asked for with its type.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 from compiler.errors import SourceError
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TOKENIZER_BYTES = 64 << 20
 
+PICKLED: Final = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
+
 T = TypeVar("T", int, float, str, bool)
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
+
+    Raises:
+        SourceError: it is not there, no regular file, or cannot be opened.
+    """
+    try:
+        if not path.is_file():
+            raise SourceError(f"{path}: there is no such file")
+        file = path.open("rb")
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def pickle_hint(folder: Path) -> str:
+    """Return what to add to "there are no weights" where there are pickled ones, or nothing."""
+    names = sorted(entry.name for entry in folder.iterdir() if PICKLED.fullmatch(entry.name))
+    if not names:
+        return ""
+    return (
+        f", only {', '.join(names[:4])}: pickled weights can run code when they are read and are "
+        "never opened; convert them to safetensors"
+    )
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:

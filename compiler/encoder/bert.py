@@ -7,7 +7,6 @@ missing or wrongly shaped tensors. Pickled weights are never opened.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import SourceError
-from compiler.files import Settings
+from compiler.files import Settings, pickle_hint
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -121,7 +120,7 @@ def read_weights(folder: Path, config: BertConfig) -> Weights:
 
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise SourceError(f"{folder}: has no {WEIGHTS_FILE}{_pickle_hint(folder)}")
+        raise SourceError(f"{folder}: has no {WEIGHTS_FILE}{pickle_hint(folder)}")
     if path.stat().st_size > MAX_WEIGHTS_BYTES:
         raise SourceError(f"{path}: is larger than {MAX_WEIGHTS_BYTES} bytes")
     weights: Weights = {}
@@ -148,17 +147,6 @@ def _tensor(file: Any, key: str, shape: tuple[int, ...], path: Path) -> NDArray[
     if not np.isfinite(array).all():
         raise SourceError(f"{path}: {key!r} holds values that are not finite numbers")
     return array
-
-
-def _pickle_hint(folder: Path) -> str:
-    pickled = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
-    names = sorted(p.name for p in folder.iterdir() if pickled.fullmatch(p.name))
-    if not names:
-        return ""
-    return (
-        f", only {', '.join(names)}: pickled weights can run code when they are read and are "
-        "never opened; convert them to safetensors"
-    )
 
 
 def tensor_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:

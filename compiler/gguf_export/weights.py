@@ -18,7 +18,6 @@ import json
 import math
 import mmap
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import SourceError
-from compiler.files import read_json
+from compiler.files import open_regular, pickle_hint, read_json
 
 WEIGHTS_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
@@ -46,7 +45,6 @@ _STORED: Final[Mapping[str, np.dtype[Any]]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-_PICKLED: Final = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def open_weights(folder: Path) -> Iterator[Weights]:
     with ExitStack() as stack:
         opened: list[tuple[Path, BinaryIO, tuple[int, ...]]] = []
         for path in weight_files(folder):
-            file = stack.enter_context(_opened(path))
+            file = stack.enter_context(open_regular(path))
             opened.append((path, file, _state(file)))
             digests[path.name] = _digest(path, file)
             size += os.fstat(file.fileno()).st_size
@@ -130,7 +128,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not os.path.lexists(index):
         path = folder / WEIGHTS_FILE
         if not path.is_file():
-            raise SourceError(f"{folder}: has no {WEIGHTS_FILE}{_pickle_hint(folder)}")
+            raise SourceError(f"{folder}: has no {WEIGHTS_FILE}{pickle_hint(folder)}")
         return [path]
     content = read_json(index, 64 << 20)
     places = content.get("weight_map") if isinstance(content, dict) else None
@@ -145,28 +143,6 @@ def weight_files(folder: Path) -> list[Path]:
     if len(names) > _MAX_FILES:
         raise SourceError(f"{index}: names more than {_MAX_FILES} files")
     return [folder / name for name in sorted(names)]
-
-
-def _pickle_hint(folder: Path) -> str:
-    names = sorted(p.name for p in folder.iterdir() if _PICKLED.fullmatch(p.name))
-    if not names:
-        return ""
-    return (
-        f", only {', '.join(names)}: pickled weights can run code when they are read and are "
-        "never opened; convert them to safetensors"
-    )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        if not path.is_file():
-            raise SourceError(f"{path}: there is no such file")
-        file = path.open("rb")
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
-        yield file
 
 
 def _state(file: BinaryIO) -> tuple[int, ...]:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from compiler.errors import SourceError
+from compiler.files import open_regular
 from security.preparse.gguf import DEFAULT_ALIGNMENT_BYTES, DEFAULT_LIMITS, check_gguf
 from security.preparse.gguf_types import TENSOR_TYPES
 from security.preparse.gguf_wire import Header, Scalar, read_header
@@ -126,20 +126,8 @@ def check_file(path: Path) -> GgufSummary:
         SourceError: it cannot be opened.
         UnsafeModelError: the pre-parser refuses it.
     """
-    with _opened(path) as file:
+    with open_regular(path) as file:
         return check_gguf(file.fileno(), os.fstat(file.fileno()).st_size)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        if not path.is_file():
-            raise SourceError(f"{path}: there is no such file")
-        file = path.open("rb")
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
-        yield file
 
 
 @contextmanager
@@ -150,7 +138,7 @@ def open_gguf(path: Path) -> Iterator[GgufFile]:
         SourceError: it cannot be opened.
         UnsafeModelError: the pre-parser refuses it.
     """
-    with _opened(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         summary = check_gguf(file.fileno(), size)
         data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)

@@ -21,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import SourceError
-from compiler.files import Settings
+from compiler.files import Settings, pickle_hint
 from security.strictjson import StrictJsonError, parse
 
 WEIGHTS_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
-_PICKLED: Final = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -139,7 +138,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
     if (folder / WEIGHTS_FILE).is_file():
         return (folder / WEIGHTS_FILE,)
     if not (folder / INDEX_FILE).is_file():
-        raise SourceError(f"{folder}: has no {WEIGHTS_FILE}{_pickle_hint(folder)}")
+        raise SourceError(f"{folder}: has no {WEIGHTS_FILE}{pickle_hint(folder)}")
     index = Settings(folder / INDEX_FILE).raw("weight_map")
     names = set(index.values()) if isinstance(index, dict) else set()
     for name in sorted(map(str, names)):
@@ -153,16 +152,6 @@ def _files(folder: Path) -> tuple[Path, ...]:
     if not names:
         raise SourceError(f"{folder / INDEX_FILE}: names no file")
     return tuple(folder / name for name in sorted(names))
-
-
-def _pickle_hint(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir() if _PICKLED.fullmatch(path.name))
-    if not names:
-        return ""
-    return (
-        f", only {', '.join(names[:3])}: pickled weights can run code when they are read and are "
-        "never opened; convert them to safetensors"
-    )
 
 
 def _header(path: Path) -> dict[str, StoredTensor]:

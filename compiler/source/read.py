@@ -21,7 +21,7 @@ from typing import Final
 
 from compiler.bundling.inspect import inspect_gguf, inspect_onnx
 from compiler.errors import SourceError
-from compiler.files import Settings
+from compiler.files import PICKLED, Settings
 from compiler.source.source import (
     BUNDLE,
     CHECKPOINT,
@@ -34,7 +34,7 @@ from compiler.source.source import (
     TENSOR,
     Source,
 )
-from compiler.source.weights import PICKLED, weight_files
+from compiler.source.weights import weight_files
 from security.bundle.manifest import MANIFEST_NAME
 from security.bundle.opening import open_unsigned
 

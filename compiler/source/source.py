@@ -7,14 +7,13 @@ after.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from compiler.errors import SourceError
+from compiler.bundling.attesting import digest_of
 
 CHECKPOINT: Final = "checkpoint"
 HUGGINGFACE: Final = "huggingface"
@@ -25,8 +24,6 @@ KINDS: Final = (CHECKPOINT, HUGGINGFACE, ONNX, GGUF, BUNDLE)
 
 # What a folder of weights is by the class that it was saved as; None leaves it to the export.
 GENERATE, EMBED, CLASSIFY, TENSOR = "generate", "embed", "classify", "tensor"
-
-_CHUNK_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -64,20 +61,9 @@ class Source:
         Raises:
             SourceError: a file cannot be read.
         """
-        return {name: _digest(self.folder / name) for name in self.files}
+        return {name: digest_of(self.folder / name) for name in self.files}
 
     @property
     def size_bytes(self) -> int:
         """All its files together."""
         return sum((self.folder / name).stat().st_size for name in self.files)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()

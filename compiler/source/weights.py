@@ -8,16 +8,14 @@ an index that names a file that is not there, or one outside the folder.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Final
 
 from compiler.errors import SourceError
-from compiler.files import Settings
+from compiler.files import Settings, pickle_hint
 
 INDEX_FILE: Final = "model.safetensors.index.json"
 _ONE_FILE: Final = "model.safetensors"
-PICKLED: Final = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
 _MAX_HEADER_BYTES: Final = 64 << 20
 _LENGTH_BYTES: Final = 8
 
@@ -33,7 +31,7 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     elif (folder / _ONE_FILE).is_file():
         names = (_ONE_FILE,)
     else:
-        raise SourceError(f"{folder}: has no {_ONE_FILE}{_pickled(folder)}")
+        raise SourceError(f"{folder}: has no {_ONE_FILE}{pickle_hint(folder)}")
     for name in names:
         check_safetensors(folder / name)
     return names
@@ -75,13 +73,3 @@ def check_safetensors(path: Path) -> None:
     if described != size:
         cut = "is cut short" if size < described else "is longer than its header says"
         raise SourceError(f"{path}: {cut}: {size:,} bytes instead of {described:,}")
-
-
-def _pickled(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir() if PICKLED.fullmatch(entry.name))
-    if not names:
-        return ""
-    return (
-        f", only {', '.join(names[:4])}: pickled weights can run code when they are read and are "
-        "never opened; convert them to safetensors"
-    )
