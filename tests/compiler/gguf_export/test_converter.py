@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from casemate.cli.main import cli
 from compiler.errors import SourceError
 from compiler.gguf_export.converter import Converter, convert, find_converter
 from compiler.gguf_export.export import export_gguf
@@ -181,3 +183,21 @@ def test_our_tensors_are_those_of_the_real_one(dtype: str, tmp_path: Path) -> No
     for name, tensor in ours.items():
         assert tensor.tensor_type == theirs[name].tensor_type, name
         np.testing.assert_array_equal(tensor.data, theirs[name].data, err_msg=name)
+
+
+def test_the_command_hands_it_on_and_the_bundle_names_it(source: Path, tmp_path: Path) -> None:
+    made_before = prepared(tmp_path)
+    script = converter(tmp_path, f"out.write_bytes(Path({str(made_before)!r}).read_bytes())")
+    words = ["compile", str(source), "--no-tune", "--no-probes", "--json", "-o"]
+    refused = CliRunner().invoke(cli, [*words, str(tmp_path / "none")])
+    assert refused.exit_code == 1
+    result = CliRunner().invoke(cli, [*words, str(tmp_path / "out"), "--converter", str(script)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    statement = json.loads((tmp_path / "out/attestations/conversion.json").read_text())
+    export = statement["predicate"]["export"]
+    assert len(export["tools"]["converter.sha256"]) == 64
+    assert export["tokens_checked"] > 1000
+    assert export["notes"] == json.loads(result.stdout)["notes"]
+    words = ["quantize", str(source), "--format", "q8_0", "-o", str(tmp_path / "m.gguf")]
+    result = CliRunner().invoke(cli, [*words, "--converter", str(script), "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
