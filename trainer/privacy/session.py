@@ -25,6 +25,7 @@ from trainer.privacy.checks import check_private
 from trainer.privacy.clipping import Clipping, ClippingKind
 from trainer.privacy.concluding import conclude
 from trainer.privacy.cost import meaningless_batch, time_pass, timing
+from trainer.privacy.dropout import switch_dropout_off
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.gradients import PerExampleGradients
 from trainer.privacy.ledger_state import Head
@@ -80,7 +81,12 @@ class PrivateUpdates:
         )
         self._releases: Releases | None = None
         self._updater: PrivateUpdater | None = None
-        self.notes = (*warnings, describe(self.plan), self._cost())
+        self.notes = (*warnings, *self._ignored(), describe(self.plan), self._cost())
+
+    def _ignored(self) -> tuple[str, ...]:
+        if self._recipe.model.dropout <= 0:
+            return ()
+        return ("model.dropout is not applied: in private training nothing may be dropped out",)
 
     def _cost(self) -> str:
         """Return in words what the run will take of memory and time, from one pass made here."""
@@ -88,7 +94,7 @@ class PrivateUpdates:
         vocabulary = parts.data.tokenizer.vocabulary_size
         memory = estimate_memory(recipe, vocabulary, world=self._group.world).total
         rows, length = min(parts.micro_sequences, _PROBE_ROWS), recipe.data.sequence_length
-        parts.network.train()
+        switch_dropout_off(parts.module)
         batch = meaningless_batch(parts.network, recipe.objective.kind, rows, length, device)
         seconds = time_pass(
             self._gradients, batch, device, autocast(recipe.precision.dtype, device)
@@ -134,6 +140,7 @@ class PrivateUpdates:
 
     def _check_gradients(self) -> None:
         """Look once, before anything is charged, whether records can be told apart."""
+        switch_dropout_off(self._parts.module)
         rows = min(2, len(self.train))
         batch = self.train.collate([self.train.item(0, index) for index in range(rows)])
         self._gradients.check(to_device(batch, self._group.device))

@@ -25,6 +25,7 @@ from trainer.loop.randomness import seed_micro_batch
 from trainer.loop.update import UpdateResult
 from trainer.optimization.optimizers import Optimizers
 from trainer.optimization.schedule import learning_rate_factor
+from trainer.privacy.dropout import switch_dropout_off
 from trainer.privacy.gradients import PerExampleGradients
 from trainer.privacy.loader import PrivateLoader, PrivateMicroBatch
 from trainer.privacy.plan import PrivacyPlan
@@ -50,7 +51,7 @@ class PrivateUpdater:
         releases: where each update is charged, on the first rank.
         group: the ranks.
         options: the schedule. `clip_norm` does not apply: clipping is the plan's.
-        seed: the recipe's; of dropout only, never of draws or noise.
+        seed: the recipe's; never of draws of records, nor of noise.
         autocast: makes the context of a forward pass.
     """
 
@@ -90,7 +91,8 @@ class PrivateUpdater:
             LedgerError: it could not be charged; the weights are untouched.
             DivergenceError: the sum is no number; it was charged, the weights are untouched.
         """
-        self._module.train()
+        # What a record adds must not depend on its place among others.
+        switch_dropout_off(self._module)
         figures = torch.zeros(_FIGURES, dtype=torch.float64, device=self._group.device)
         figures[5:7] += torch.tensor(stop_wish(wants_stop), device=figures.device)
         # 1. Draw, secretly; 2. sum what each record contributes at most.
