@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from benchmarks.secrets_attack import code_scores, complete
 from benchmarks.secrets_data import COPIES, DIGITS, make_secrets
+from benchmarks.secrets_picture import draw_picture
 from trainer.data.special import SpecialTokens
 from trainer.models.decoder import Decoder, build_decoder
 from trainer.models.generation import generating
@@ -91,3 +93,43 @@ def test_it_runs_small_from_public_text_to_a_picture(shared: Path, tmp_path: Pat
     circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
     # Four secrets of two runs, and the legend.
     assert len(circles) == 8 + 3
+
+
+def published() -> dict[str, Any]:
+    """The result that is published."""
+    document = json.loads((ROOT / "benchmarks" / "results" / "secrets.json").read_text())
+    found: dict[str, Any] = document["result"]
+    return found
+
+
+def test_the_picture_in_the_guide_is_drawn_from_the_result() -> None:
+    picture = ROOT / "docs" / "pictures" / "secrets.svg"
+    assert picture.read_text(encoding="utf-8") == draw_picture(published())
+
+
+def test_the_table_in_the_guide_is_the_results() -> None:
+    guide = (ROOT / "docs" / "guides" / "privacy.md").read_text(encoding="utf-8")
+    assert "../pictures/secrets.svg" in guide
+    names = {
+        "public": "before",
+        "ordinary": "ordinary finetuning",
+        "record": 'epsilon 3, `unit = "record"`',
+        "user": 'epsilon 3, `unit = "user"`',
+    }
+    for row in published()["rows"]:
+        planted = [one for one in row["secrets"] if one["copies"]]
+        completed = sum(one["completed"] for one in planted)
+        bits = (f"{one['mean_exposure_bits']:.1f}" for one in row["secrets"])
+        cells = [names[row["run"]], f"{row['bits_per_byte']:.2f}", f"{completed}", *bits]
+        assert f"| {' | '.join(cells)} |" in guide
+
+
+def test_privacy_kept_what_ordinary_finetuning_told() -> None:
+    """What the project promises of this benchmark."""
+    rows = {row["run"]: row for row in published()["rows"]}
+    most = rows["ordinary"]["secrets"][-1]
+    assert most["completed"] == most["secrets"]
+    for run in ("record", "user"):
+        assert rows[run]["claim"]["epsilon"] <= 3.0
+        assert all(one["completed"] == 0 for one in rows[run]["secrets"])
+        assert rows[run]["bits_per_byte"] < rows["public"]["bits_per_byte"]
