@@ -5,15 +5,18 @@ claim here, so that a claim cannot mean one thing to its author and another to a
 appliance. docs/formats/privacy.md is normative; rule numbers are that document's.
 
 What it refuses: fields that are missing, unknown, of another type or out of range, and
-a claim with an amplification by sampling that its sampler does not give. A claim that
+a claim that the record's own accounting, mechanism or canaries do not bear (rules 2.5,
+2.6, 2.8, 2.10, 2.11). A claim that
 its own audit refutes can be read, so that it can be shown; nobody may rely on it
 (`refuted`). Pure: an object in, a frozen value out.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from security.bundle.fields import FieldError, Fields
@@ -55,6 +58,9 @@ MAX_CANARIES: Final = 10_000_000
 # Below these an audit says too little to be called one.
 MIN_AUDIT_CANARIES: Final = 100
 MIN_AUDIT_CONFIDENCE: Final = 0.95
+
+# Two roundings of one figure differ by less.
+_TOLERANCE: Final = 1e-9
 
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -130,7 +136,8 @@ class PrivacyClaim:
 def claim_of(report: object, where: str = "report") -> PrivacyClaim:
     """Return the claim of a parsed privacy report.
 
-    The sections that only people read must be there, and are not looked into.
+    The sections that only people read must be there, and are not looked into; of the
+    mechanism, the accounting and the composition, only what the claim rests on is read.
 
     Raises:
         FieldError: a rule of section 2 of docs/formats/privacy.md is broken.
@@ -155,6 +162,7 @@ def claim_of(report: object, where: str = "report") -> PrivacyClaim:
     )
     fields.done()
     _check(claim, where)
+    _check_grounds(claim, report, where)
     return claim
 
 
@@ -214,3 +222,59 @@ def _check(claim: PrivacyClaim, where: str) -> None:
         raise FieldError(f"{where}.claim.contributions: must be 1 where the unit is a record")
     if claim.audit is not None and claim.audit.delta > claim.delta:
         raise FieldError(f"{where}.evidence.audit.delta: is above the claim's")
+
+
+def _check_grounds(claim: PrivacyClaim, report: dict[str, object], where: str) -> None:
+    """Refuse a claim that the rest of its record does not bear."""
+    canaries = _part(report, "evidence", "canaries_sha256", where)
+    if claim.audit is not None and (
+        not isinstance(canaries, str) or SHA256.fullmatch(canaries) is None
+    ):
+        raise FieldError(f"{where}.evidence.audit: an audit needs canaries_sha256")  # 2.5
+    cap = _part(report, "mechanism", "cap", where)
+    if claim.sampling == "poisson" and cap is not None:  # 2.6
+        raise FieldError(f"{where}.mechanism.cap: the claim's sampling has no cap")
+    units = _part(report, "mechanism", "units", where)
+    if not isinstance(units, int) or isinstance(units, bool) or units < 1:
+        raise FieldError(f"{where}.mechanism.units: must be an integer from 1")
+    if claim.delta * units > 1:  # 2.8
+        raise FieldError(f"{where}.claim.delta: is above 1/mechanism.units, which protects nobody")
+    alone = _number(
+        _part(report, "composition", "epsilon_of_this_run", where),
+        f"{where}.composition.epsilon_of_this_run",
+    )
+    if claim.epsilon < alone - _TOLERANCE:  # 2.10
+        raise FieldError(f"{where}.claim.epsilon: is below composition.epsilon_of_this_run")
+    accounted = _accounted(report, claim.delta, where)
+    if accounted is not None and claim.epsilon < accounted - _TOLERANCE:  # 2.11
+        raise FieldError(f"{where}.claim.epsilon: is below what accounting.curve.pld gives")
+
+
+def _accounted(report: dict[str, object], delta: float, where: str) -> float | None:
+    """Return the curve's epsilon at the smallest listed delta that is not below `delta`."""
+    place = f"{where}.accounting.curve"
+    found = _part(report, "accounting", "curve", where)
+    deltas, pld = (found.get("deltas"), found.get("pld")) if isinstance(found, dict) else (0, 0)
+    if not isinstance(deltas, list) or not isinstance(pld, list) or len(deltas) != len(pld):
+        raise FieldError(f"{place}: deltas and pld must be lists of the same length")
+    listed = [_number(each, f"{place}.deltas") for each in deltas]
+    if any(later <= earlier for earlier, later in pairwise(listed)):
+        raise FieldError(f"{place}.deltas: do not rise")
+    for each, epsilon in zip(listed, pld, strict=True):
+        if each >= delta:
+            # A null is no figure, as of a run without noise: nothing finite can be claimed.
+            return _number(epsilon, f"{place}.pld")
+    return None
+
+
+def _part(report: dict[str, object], section: str, name: str, where: str) -> object:
+    values = report[section]
+    if not isinstance(values, dict) or name not in values:
+        raise FieldError(f"{where}.{section}.{name}: missing")
+    return values[name]
+
+
+def _number(value: object, where: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise FieldError(f"{where}: must be a number, not below 0")
+    return value

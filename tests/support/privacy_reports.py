@@ -26,11 +26,12 @@ _REPORT: dict[str, Any] = {
         "neighbours": "zero-out",
         "sampling": "truncated-poisson",
     },
-    "mechanism": {},
-    "accounting": {},
-    "composition": {},
+    "mechanism": {"units": 2000, "cap": 308},
+    "accounting": {"curve": {"deltas": [1e-5, 1e-3], "pld": [3.0, 1.0]}},
+    "composition": {"epsilon_of_this_run": 2.5},
     "randomness": {},
     "evidence": {
+        "canaries_sha256": DIGEST,
         "audit": {
             "method": "one-run",
             "canaries": 200,
@@ -53,10 +54,14 @@ _REPORT: dict[str, Any] = {
 def claim_report(edit: Callable[[dict[str, Any]], object] | None = None, **claim: Any) -> Any:
     """A report whose claim is epsilon 3, delta 1e-5, per user, audited; with changes.
 
-    Sections that only people read are empty: nothing but the writer looks into them.
+    What only people read is empty: nothing but the writer looks into it. Its accounting
+    says what it claims.
     """
     report = copy.deepcopy(_REPORT)
     report["claim"] |= claim
+    epsilon, delta = report["claim"]["epsilon"], report["claim"]["delta"]
+    report["composition"]["epsilon_of_this_run"] = epsilon
+    report["accounting"]["curve"] = {"deltas": [delta], "pld": [epsilon]}
     if edit is not None:
         edit(report)
     return report

@@ -78,9 +78,13 @@ def audit_of(
         batch=batch,
         progress=lambda done, total: progress(f"attacking {done:,} of {total:,} records"),
     )
+    values = result.to_dict()
     if record and report is not None:
-        keep_report(folder, with_audit(report, result.to_dict()))
-    return {"checkpoint": str(folder), **result.to_dict()}
+        report = with_audit(report, values)
+        keep_report(folder, report)
+    if epsilon is None and found is not None and report is not None and report.standing.refuted:
+        values["contradicted"] = True  # an earlier audit may have found what this one did not
+    return {"checkpoint": str(folder), **values}
 
 
 def keep_report(folder: Path, report: PrivacyReport) -> None:

@@ -120,6 +120,9 @@ def report_of_run(
 def with_audit(report: PrivacyReport, found: Mapping[str, Any]) -> PrivacyReport:
     """Return the report with what an audit of its model found (`AuditResult.to_dict`).
 
+    An attack that finds less proves nothing against one that found more: of two audits
+    with the same canaries, the one with the larger lower bound stays.
+
     Raises:
         PrivacyError: the canaries are not the ones that were fixed before training.
         CheckpointError: `found` is not what an audit gives.
@@ -137,6 +140,9 @@ def with_audit(report: PrivacyReport, found: Mapping[str, Any]) -> PrivacyReport
                 "that were thrown after training prove nothing"
             )
         bound = canaries["lower_bound"]
+        earlier = report.evidence.audit
+        if earlier is not None and earlier.lower_bound > min(bound["epsilon"], MAX_EPSILON):
+            return report
         evidence = replace(
             evidence,
             audit=AuditEvidence(

@@ -69,8 +69,10 @@ def _header(report: PrivacyReport) -> Markup:
     words, kind = "not audited", "open"
     if standing.refuted:
         words, kind = "refuted by its audit", "bad"
-    elif standing.audited:
+    elif standing.audited and standing.audit is not None:
         words, kind = "audited: not contradicted", "good"
+        if standing.audit.ceiling <= standing.epsilon:
+            words, kind = "audited, could not have contradicted it", "open"
     state = element("span", words, class_=f"state {kind}")
     facts = f"{report.created} · training record {report.model.training_sha256[:12]}"
     return element(

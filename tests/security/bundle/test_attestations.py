@@ -209,6 +209,18 @@ BAD_REPORTS: dict[str, Edit] = {
     "audit below what it found": _set("evidence/audit/ceiling", 0.1),
     "audit without a ceiling": _drop("evidence/audit/ceiling"),
     "unknown key of the audit": _set("evidence/audit/passed", True),
+    "epsilon below that of the run": _set("composition/epsilon_of_this_run", 3.1),
+    "epsilon below the accounting": _set("accounting/curve/pld", [3.1]),
+    "epsilon edited": _set("claim/epsilon", 0.3),
+    "accounting without a figure": _set("accounting/curve/pld", [None]),
+    "accounting at deltas that fall": _set(
+        "accounting/curve", {"deltas": [1e-3, 1e-5], "pld": [1.0, 3.0]}
+    ),
+    "no accounting": _drop("accounting/curve"),
+    "audit of canaries that nothing committed to": _set("evidence/canaries_sha256", None),
+    "delta above one of all units": _set("mechanism/units", 100_001),
+    "no units": _drop("mechanism/units"),
+    "a cap that the sampling has not": _set("claim/sampling", "poisson"),
 }
 
 

@@ -165,6 +165,16 @@ def test_an_audit_that_finds_more_refutes_the_claim() -> None:
     assert not found.standing.audited
 
 
+def test_an_audit_that_finds_less_does_not_erase_a_refutation() -> None:
+    refuted = with_audit(report(), audit(epsilon=3.5))
+    again = with_audit(refuted, audit(epsilon=0.0))
+    assert again.standing.refuted
+    assert again.evidence == refuted.evidence
+    worse = with_audit(again, audit(epsilon=3.7)).evidence.audit
+    assert worse is not None
+    assert worse.lower_bound == 3.7
+
+
 def test_an_audit_of_real_records_alone_is_no_audit_of_the_claim() -> None:
     bare = replace(report(), evidence=replace(report().evidence, audit=None))
     found = with_audit(bare, audit() | {"canaries": None, "membership": _MEMBERSHIP})

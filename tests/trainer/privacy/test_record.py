@@ -119,6 +119,9 @@ def _drop(place: str) -> Edit:
 
 
 BAD: dict[str, Edit] = {
+    "epsilon edited": _set("claim/epsilon", 0.3),
+    "epsilon below the curve": _set("claim/epsilon", 2.9),
+    "epsilon below that of the run": _set("composition/epsilon_of_this_run", 3.1),
     "unknown section": _set("extra", 1),
     "missing section": _drop("randomness"),
     "another format": _set("format", "casemate.privacy/2"),

@@ -110,6 +110,15 @@ def test_a_refuted_claim_says_so_before_anything_else() -> None:
     assert "4 (more than is claimed, 3)" in page.text
 
 
+def test_an_audit_that_could_not_contradict_the_claim_gets_no_green_badge() -> None:
+    audit = report().evidence.audit
+    assert audit is not None
+    weak = replace(audit, ceiling=3.0)
+    page = render_privacy_page(report(evidence=replace(report().evidence, audit=weak)))
+    assert "audited, could not have contradicted it" in page
+    assert "audited: not contradicted" not in page
+
+
 def test_without_an_audit_or_a_twin_it_says_that() -> None:
     page = page_of(report(evidence=Evidence(), utility=None))
     assert "not audited" in page.text

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.checkpointing.origin import parent_of
 from trainer.data.batch import DataSet
 from trainer.data.files import find_files
 from trainer.data.record_table import read_table
@@ -109,7 +110,8 @@ def audit_checkpoint(
         progress: is told (records seen, records in all), for one set after another.
 
     Raises:
-        PrivacyError: there is nothing to audit with, or it does not fit the checkpoint.
+        PrivacyError: there is nothing to audit with, or it does not fit the checkpoint;
+            or the reference is the checkpoint itself, which would hide all that it knows.
         CheckpointError, DataError, RecipeError: as opening and reading raise them.
     """
     if canaries is None and not (members and nonmembers):
@@ -171,6 +173,11 @@ class _Audited:
 
     def _open_reference(self, folder: Path, device: str) -> Network:
         own, other = self.checkpoint, open_checkpoint(folder, device)
+        if parent_of(folder).weights_sha256 == parent_of(own.folder).weights_sha256:
+            raise PrivacyError(
+                f"{folder} has the weights of {own.folder}: taking off its own scores hides all "
+                "that it knows; give a checkpoint that has not seen the records"
+            )
         fits = (
             other.tokenizer.digest == own.tokenizer.digest
             and other.network.labels == own.network.labels

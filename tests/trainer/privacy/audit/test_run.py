@@ -253,6 +253,14 @@ def test_a_reference_model_calibrates(caught: Path, tmp_path: Path) -> None:
     assert found.contradicted is True
 
 
+def test_a_checkpoint_cannot_calibrate_itself(caught: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(caught / "final", tmp_path / "copy")
+    with pytest.raises(PrivacyError, match="hides all"):
+        audit_checkpoint(
+            caught / "final", canaries=caught / "canaries.json", reference=copied, device="cpu"
+        )
+
+
 def test_nothing_to_audit_with_is_refused(caught: Path) -> None:
     with pytest.raises(PrivacyError, match=r"canaries\.json, or both"):
         audit_checkpoint(caught / "final", members=[caught / "records.tsv"])
