@@ -21,6 +21,7 @@ import casemate
 import trainer
 from security.strictjson import MAX_SAFE_INTEGER
 from trainer.checkpointing.files import sha256_file
+from trainer.checkpointing.keyed import keyed
 from trainer.checkpointing.record import (
     RECORD_NAME,
     CodeVersion,
@@ -51,6 +52,7 @@ def record_of_run(
     device: torch.device,
     ranks: int = 1,
     origin: Origin | None = None,
+    key: bytes | None = None,
     now: datetime | None = None,
 ) -> TrainingRecord:
     """Return the record of a run that ends now.
@@ -66,6 +68,7 @@ def record_of_run(
         ranks: how many processes computed it.
         origin: of the network when it was loaded (`Network.origin`), which is the parent:
             the files may be others by now. None digests them as they are.
+        key: of a private run (`trainer.checkpointing.keyed`); None writes plain digests.
         now: the time to record; the clock's by default.
 
     Raises:
@@ -76,10 +79,8 @@ def record_of_run(
         created=(now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         recipe_digest=recipe_digest(recipe),
         recipe=_portable(all_values(recipe)),
-        data_fingerprint=data_fingerprint,
-        sources=tuple(
-            Source(PurePath(s["name"]).name, s["sha256"], s["bytes"], s["role"]) for s in sources
-        ),
+        data_fingerprint=data_fingerprint if key is None else keyed(key, data_fingerprint),
+        sources=tuple(_source(each, key) for each in sources),
         seeds={"run": recipe.run.seed},
         steps=steps,
         # A figure that JSON cannot hold exactly (a perplexity beyond all reason) says nothing.
@@ -87,6 +88,7 @@ def record_of_run(
         code=code_version(),
         environment=describe_environment(device, ranks),
         parent=_parent(recipe, origin),
+        keyed=key is not None,
     )
 
 
@@ -133,6 +135,13 @@ def parent_of(folder: Path) -> Parent:
     files, _ = weight_files(folder)
     record = folder / RECORD_NAME
     return Parent(digest_of(folder, files), sha256_regular(record) if record.exists() else None)
+
+
+def _source(source: Mapping[str, Any], key: bytes | None) -> Source:
+    name = PurePath(source["name"]).name
+    if key is None:
+        return Source(name, source["sha256"], source["bytes"], source["role"])
+    return Source(name, keyed(key, source["sha256"]), 0, source["role"])
 
 
 def _parent(recipe: Recipe, origin: Origin | None) -> Parent | None:

@@ -53,6 +53,7 @@ _TOP: Final = frozenset(
 )
 _ENVIRONMENT: Final = frozenset({"python", "platform", "cpu", "accelerators", "packages", "ranks"})
 _FILE: Final = frozenset({"sha256", "bytes"})
+_DATA: Final = frozenset({"fingerprint", "sources"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ class TrainingRecord:
         environment: where.
         parent: what training started from; None if from new weights.
         files: every other file of the checkpoint by name; `export_checkpoint` fills it in.
+        keyed: whether the digests of data are those of `trainer.checkpointing.keyed`, and
+            sizes of files are left at 0: in a private run, both would confirm guesses.
     """
 
     name: str
@@ -148,6 +151,7 @@ class TrainingRecord:
     environment: Environment
     parent: Parent | None = None
     files: Mapping[str, RecordedFile] = field(default_factory=dict)
+    keyed: bool = False
 
     def encode(self) -> bytes:
         """Return the bytes of the file.
@@ -170,6 +174,7 @@ class TrainingRecord:
                     {"name": s.name, "sha256": s.sha256, "bytes": s.size_bytes, "role": s.role}
                     for s in self.sources
                 ],
+                **({"keyed": True} if self.keyed else {}),
             },
             "seeds": dict(self.seeds),
             "steps": self.steps,
@@ -233,7 +238,7 @@ def decode_record(data: bytes) -> TrainingRecord:
     if canonical(top) != data:
         raise CheckpointError("no canonical JSON (RFC 8785)")
     recipe = exactly(top["recipe"], frozenset({"digest", "values"}), "recipe")
-    content = exactly(top["data"], frozenset({"fingerprint", "sources"}), "data")
+    content, is_keyed = _data(top["data"])
     code = exactly(top["code"], frozenset({"version", "sha256"}), "code")
     return TrainingRecord(
         name=text(top["name"], "name"),
@@ -256,7 +261,25 @@ def decode_record(data: bytes) -> TrainingRecord:
         environment=_environment(top["environment"]),
         parent=None if top["parent"] is None else _parent(top["parent"]),
         files={k: _file(v, f"files.{k}") for k, v in mapping(top["files"], "files").items()},
+        keyed=is_keyed,
     )
+
+
+def _data(value: object) -> tuple[dict[str, Any], bool]:
+    """Return what is said of the data, and whether its digests are keyed (rule 3.6)."""
+    marked = "keyed" in mapping(value, "data")
+    entry = exactly(value, _DATA | {"keyed"} if marked else _DATA, "data")
+    if not marked:
+        return entry, False
+    if entry["keyed"] is not True:
+        raise CheckpointError("data.keyed is not true, and nothing else may stand there")
+    text(entry["fingerprint"], "data.fingerprint", SHA256)
+    sizes = [
+        mapping(each, "a source").get("bytes") for each in array(entry["sources"], "data.sources")
+    ]
+    if any(size != 0 for size in sizes):
+        raise CheckpointError("a source's bytes is not 0 beside data.keyed")
+    return entry, True
 
 
 def _source(value: object) -> Source:

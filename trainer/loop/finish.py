@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from trainer.checkpointing.export import export_checkpoint
+from trainer.checkpointing.keyed import data_key
 from trainer.checkpointing.origin import record_of_run
 from trainer.checkpointing.record import TrainingRecord
 from trainer.distribution.group import Group
@@ -77,7 +78,7 @@ def finish(
         parts.network,
         state,
         parts.data.tokenizer,
-        _record(loaded, group, parts, progress.figures_of(step), step),
+        _record(loaded, output, group, parts, metrics=progress.figures_of(step), step=step),
     )
     exported(final, step)
     summary["checkpoint"] = str(final)
@@ -159,16 +160,29 @@ def _figures(progress: Progress, reason: str) -> dict[str, Any]:
 
 
 def _record(
-    loaded: LoadedRecipe, group: Group, parts: Assembly, metrics: Mapping[str, float], step: int
+    loaded: LoadedRecipe,
+    output: Path,
+    group: Group,
+    parts: Assembly,
+    *,
+    metrics: Mapping[str, float],
+    step: int,
 ) -> TrainingRecord:
+    recipe = loaded.recipe
+    private = recipe.privacy.enabled
+    # What is exported may be published: nothing exact of the private records goes with it.
+    held_out = private and not recipe.data.validation
     return record_of_run(
-        loaded.recipe,
+        recipe,
         name=loaded.name,
         sources=parts.data.sources,
         data_fingerprint=parts.data.train.fingerprint,
         steps=step,
-        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+        metrics={}
+        if held_out
+        else {name: value for name, value in metrics.items() if math.isfinite(value)},
         device=group.device,
         ranks=group.world,
         origin=parts.network.origin,
+        key=data_key(output) if private else None,
     )

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from trainer.checkpointing.origin import describe_environment
 from trainer.data.loader import Sweep
 from trainer.distribution.environment import Ranks, resolve
 from trainer.distribution.group import Group, connect
+from trainer.errors import TrainingError
 from trainer.loop.assembly import Assembly, assemble, is_running_text
 from trainer.loop.batches import autocast
 from trainer.loop.claim import claim, claim_together
@@ -41,7 +42,7 @@ from trainer.privacy.checks import check_recipe
 from trainer.recipe.describe import all_values, to_toml
 from trainer.recipe.digest import recipe_digest
 from trainer.recipe.parse import LoadedRecipe
-from trainer.reporting.files import write_whole
+from trainer.reporting.files import PRIVATE_FOLDER, owner_only_files, write_whole
 from trainer.reporting.history import HistoryReporter
 from trainer.reporting.reporter import Reporter, Reporters, RunPlan
 from trainer.reporting.tensorboard import TensorBoardReporter
@@ -71,7 +72,7 @@ def run(
         RecipeError, DataError: the recipe or the data cannot be used.
         PrivacyError: privacy was asked for and cannot be had with this recipe.
         TrainingError: the run could not go on, what was saved is good; or another process
-            is running in the folder.
+            is running in the folder, or a private run cannot close it to others.
     """
     recipe = loaded.recipe
     # Before families part ways: none of them may train without the privacy that was asked for.
@@ -90,6 +91,7 @@ def run(
     device = choose_device(recipe.run.device, ranks)
     needs_group = recipe.distribution.strategy == "fsdp"
     with (
+        _closed(output, private=recipe.privacy.enabled),
         stop_on_signals() as stop,
         connect(ranks, device, recipe.distribution.failure_seconds, always=needs_group) as group,
         # After the ranks have met: a refusal must reach those that would wait for rank 0.
@@ -98,6 +100,27 @@ def run(
         if ranks.is_first:
             write_whole(output / "recipe.toml", to_toml(recipe))
         return Session(loaded, output, ranks, group, reporter).run(stop)
+
+
+@contextmanager
+def _closed(output: Path, *, private: bool) -> Iterator[None]:
+    """Keep others out of a private run's folder: its figures are made without noise.
+
+    Raises:
+        TrainingError: the folder is not this user's, so that it cannot be closed.
+    """
+    if not private:
+        yield
+        return
+    try:
+        output.chmod(PRIVATE_FOLDER)
+    except OSError as problem:
+        raise TrainingError(
+            f"{output} cannot be closed to other users ({problem.strerror}), and a private run "
+            "keeps exact figures of its data there; choose another folder with -o"
+        ) from problem
+    with owner_only_files():
+        yield
 
 
 def make_reporter(loaded: LoadedRecipe, *, quiet: bool) -> Reporter:

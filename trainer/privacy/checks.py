@@ -33,6 +33,8 @@ _WITH_LABELS = ("classification", "tagging")
 _OVER_A_VOCABULARY = ("next-token", "masked", "infilling", "sequence-to-sequence")
 # Below this, what is learned drowns in noise, whatever the epsilon.
 _SMALL_BATCH = 64
+# With more users than this share of the records, the field may tell rows apart, not people.
+_ALL_USERS = 0.9
 # Names of transformers' layers in which tokens of a batch share experts.
 _EXPERT_NAMES = ("experts", "sparsemoeblock", "top2router", "topkrouter")
 
@@ -90,7 +92,7 @@ def check_private(recipe: Recipe, network: Network, data: DataBundle) -> list[st
     _check_rows(data)
     if recipe.objective.kind in _WITH_LABELS and data.labels != recipe.data.labels:
         raise PrivacyError("the labels are not those of data.labels, but taken from the data")
-    return _data_warnings(data)
+    return _data_warnings(recipe, data)
 
 
 # -- the recipe --------------------------------------------------------------------
@@ -222,7 +224,7 @@ def _check_rows(data: DataBundle) -> None:
         )
 
 
-def _data_warnings(data: DataBundle) -> list[str]:
+def _data_warnings(recipe: Recipe, data: DataBundle) -> list[str]:
     report = data.report or {}
     train = report.get("train")
     repeated = train.get("repeated", 0) if isinstance(train, dict) else 0
@@ -233,6 +235,12 @@ def _data_warnings(data: DataBundle) -> list[str]:
             "its own, so what several records say is protected less than the claim for one"
         )
     if data.groups is not None:
+        if len(data.groups) > _ALL_USERS * len(data.train):
+            warnings.append(
+                f"each user has about one record ({len(data.groups):,} users by "
+                f"{recipe.privacy.user_field!r}, {len(data.train):,} records): is this the field "
+                "of a person? By any other field the claim protects no person's records together"
+            )
         used = sum(group.size for group in data.groups)
         spare = len(data.train) - used
         sizes = Counter(group.size for group in data.groups)

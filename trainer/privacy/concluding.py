@@ -59,7 +59,9 @@ def conclude(
         OSError: the report cannot be written.
     """
     view = read_ledger(ledger)
-    own = sum(release.charged for release in view.releases if release.run_id == run_id)
+    releases = [release for release in view.releases if release.run_id == run_id]
+    tuned = sum(release.tuning for release in releases)
+    own = sum(release.charged for release in releases) - tuned
     if own < max(1, steps):
         raise LedgerError(
             f"{ledger} was charged {own:,} updates of this run, and {steps:,} made the weights: it "
@@ -79,13 +81,14 @@ def conclude(
         budget=None if budget is None else (budget.epsilon, budget.delta),
         canaries_sha256=canaries_digest,
         utility=utility,
-        charged=(*charged, *_tuning(plan)),
+        charged=(*charged, *_tuning(plan, tuned)),
     )
     write_report(final, report)
     write_privacy_page(final.parent / PAGE_NAME, report)
     return report
 
 
-def _tuning(plan: PrivacyPlan) -> tuple[Event, ...]:
-    """Return the runs that the recipe counts and the ledger does not hold."""
-    return (plan.event.of(plan.steps * plan.tuning_runs),) if plan.tuning_runs else ()
+def _tuning(plan: PrivacyPlan, charged: int) -> tuple[Event, ...]:
+    """Return the updates of tuning runs that the recipe counts and the ledger does not."""
+    missing = plan.steps * plan.tuning_runs - charged
+    return (plan.event.of(missing),) if missing > 0 else ()

@@ -27,6 +27,8 @@ NOT_PROTECTED: Final = (
     "The loss, the clipped share and other figures that a run logs: they are for the "
     "data's owner, and are no part of what may be published.",
     "Checkpoints that a run resumes from, canaries.json and the ledger: they stay with the owner.",
+    "Figures that an audit records of real records (membership), and those of the twin and of "
+    "groups that a comparison records: they are exact, and whoever publishes them publishes that.",
     "Time, memory and traffic of the training run: whoever watches the machine may learn of "
     "the data.",
     "The data itself where it is stored. This is about what a finished model tells.",
@@ -85,10 +87,18 @@ def _composition(report: PrivacyReport) -> str:
     )
     if composed.ledger_head is None:
         return text + " No ledger was kept, so releases elsewhere are not in it."
+    text += (
+        " They come from a ledger that is written before each update; an update that is repeated "
+        "after a crash counts twice. Releases that are in no ledger are not in it."
+    )
+    if composed.budget is None:
+        return text + (
+            " It has no budget: unless the recipe names a ledger, it is the run's own and began at "
+            "zero with its folder, so runs on this data in other folders are not in it."
+        )
     return text + (
-        " They come from a ledger that is written before each update and never rolled back; an "
-        "update that is repeated after a crash counts twice. Releases that are in no ledger are "
-        "not in it."
+        " It is the owner's, with a budget, and holds the runs that named it; who can write to the "
+        "file could put an older copy back between runs, which composition.ledger_head shows."
     )
 
 

@@ -36,6 +36,7 @@ from trainer.privacy.ledger_lines import (
     Line,
     Opened,
     Torn,
+    Tuned,
     check_dataset,
     check_run_id,
     check_unit,
@@ -114,10 +115,14 @@ class Ledger:
         """Return what was charged for a data set; see `LedgerView.events`."""
         return self.view().events(dataset, unit=unit, without=without)
 
-    def begin(self, run_id: str, dataset: str, event: Event, unit: str = "record") -> None:
+    def begin(
+        self, run_id: str, dataset: str, event: Event, unit: str = "record", *, tuning: int = 0
+    ) -> None:
         """Announce a run of `event.steps` updates, durably, before its first charge.
 
         A run that goes on after a stop announces itself again, with what is left to do.
+        `tuning` updates of the same mechanism, by tuning runs that are in no ledger, are
+        charged with it at once; what was charged of them under `run_id` is not again.
 
         Raises:
             BudgetExhausted: not all of it fits the budget; nothing was announced.
@@ -129,15 +134,20 @@ class Ledger:
         check_unit(unit)
         line = Announced(run_id, dataset, unit, event, _now_ms())
         self._state.check(line)
-        allowed = self._within_budget(line, event)
-        if allowed < event.steps:
+        due = max(0, tuning - self._state.tuned(run_id))
+        needed = event.steps + due
+        allowed = self._within_budget(line, event.of(needed))
+        if allowed < needed:
+            runs = "this run and its tuning runs" if due else "this run"
             raise BudgetExhausted(
                 f"{self._budget_text()}: after what {self._file.path} holds, {allowed:,} of the "
-                f"{event.steps:,} updates of this run fit. Take fewer updates or more noise "
+                f"{needed:,} updates of {runs} fit. Take fewer updates or more noise "
                 "(a smaller privacy.epsilon), or ask the owner of the data"
             )
         self._append(line)
-        self._allowed = allowed
+        if due:
+            self._append(Tuned(run_id, due, _now_ms()))
+        self._allowed = allowed - due
 
     def charge(self, run_id: str, step: int) -> None:
         """Charge one update, durably; only then may it be applied.

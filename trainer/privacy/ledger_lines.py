@@ -1,4 +1,4 @@
-"""One line of a ledger: its four kinds, its encoding, its place in the chain.
+"""One line of a ledger: its five kinds, its encoding, its place in the chain.
 
 A line is a JSON object in canonical form (RFC 8785) with a line end. Its `link` is the
 SHA-256 of the link before (32 bytes; zeros before the first line) and of the line
@@ -98,6 +98,15 @@ class Charged:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuned:
+    """Updates of tuning runs that no ledger holds, by the run announced last; they count."""
+
+    run_id: str
+    updates: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Torn:
     """Ends what a crash left: each piece counts as a charge of the run announced last.
 
@@ -112,7 +121,7 @@ class Torn:
     time_ms: int
 
 
-Line = Opened | Announced | Charged | Torn
+Line = Opened | Announced | Charged | Tuned | Torn
 
 
 def encode(line: Line, previous: str) -> tuple[bytes, str]:
@@ -206,6 +215,13 @@ def _to_dict(line: Line) -> dict[str, Any]:
         }
     if isinstance(line, Charged):
         return {"kind": "charge", "run": line.run_id, "step": line.step, "time_ms": line.time_ms}
+    if isinstance(line, Tuned):
+        return {
+            "kind": "tuning",
+            "run": line.run_id,
+            "updates": line.updates,
+            "time_ms": line.time_ms,
+        }
     return {
         "kind": "torn",
         "fragments": line.fragments,
@@ -233,6 +249,9 @@ def _from_dict(values: Mapping[str, Any]) -> Line:
     if kind == "charge":
         _check_keys(values, "run", "step")
         return Charged(_run_id(values), _count(values, "step"), _count(values, "time_ms"))
+    if kind == "tuning":
+        _check_keys(values, "run", "updates")
+        return Tuned(_run_id(values), _count(values, "updates"), _count(values, "time_ms"))
     if kind == "torn":
         _check_keys(values, "fragments", "sha256")
         if not _LINK.fullmatch(_text(values, "sha256")):

@@ -1,13 +1,13 @@
 """What a ledger's bytes say: verified line by line, without touching a file.
 
-    opened, (run, charge*)*          and, after a crash, torn lines in between
+    opened, (run, tuning?, charge*)* and, after a crash, torn lines in between
 
 Reading is a procedure (docs/formats/privacy-ledger.md):
 
     1. The first line is `opened`; no other line is.
     2. Each whole line is canonical and its link follows from the line before.
-    3. A charge is of the run that was announced last; with a budget, every run is for the
-       budget's data and its unit.
+    3. A charge, or tuning, is of the run that was announced last; with a budget, every run
+       is for the budget's data and its unit.
     4. What a crash tore off can only be the end of the file, without a line end. The next
        holder ends it with a tab and a `torn` line, which gives the number and the digest of
        the pieces before it. Each piece counts as a charge of the run announced last.
@@ -31,6 +31,7 @@ from trainer.privacy.ledger_lines import (
     Line,
     Opened,
     Torn,
+    Tuned,
     check_unit,
     decode,
 )
@@ -63,6 +64,7 @@ class Release:
         charged: updates that count as made.
         replayed: those among them for a step that the run had been charged for before.
         torn: those among them for lines that a crash tore.
+        tuning: those among them that tuning runs made, which are in no ledger of their own.
         began_ms: Unix time of the announcement, milliseconds.
     """
 
@@ -74,6 +76,7 @@ class Release:
     charged: int
     replayed: int
     torn: int
+    tuning: int
     began_ms: int
 
 
@@ -128,6 +131,7 @@ class _Account:
     charged: int = 0
     replayed: int = 0
     torn: int = 0
+    tuning: int = 0
 
     def release(self) -> Release:
         said = self.announced
@@ -140,6 +144,7 @@ class _Account:
             charged=self.charged,
             replayed=self.replayed,
             torn=self.torn,
+            tuning=self.tuning,
             began_ms=said.time_ms,
         )
 
@@ -164,6 +169,10 @@ class LedgerState:
         """The run that was announced last."""
         return self._accounts[-1].announced if self._accounts else None
 
+    def tuned(self, run_id: str) -> int:
+        """Return the updates of tuning runs that a run was charged for."""
+        return sum(each.tuning for each in self._accounts if each.announced.run_id == run_id)
+
     def check(self, line: Line) -> None:
         """Raise LedgerError if a line cannot come next (steps 1 and 3)."""
         if isinstance(line, Opened) != (not self.links):
@@ -181,7 +190,7 @@ class LedgerState:
                 )
             if self._datasets.get(line.run_id, line.dataset) != line.dataset:
                 raise LedgerError(f"the run {line.run_id} was announced for other data")
-        if isinstance(line, Charged) and (
+        if isinstance(line, Charged | Tuned) and (
             self.current is None or self.current.run_id != line.run_id
         ):
             raise LedgerError(f"the run {line.run_id} is not the one that was announced last")
@@ -200,6 +209,9 @@ class LedgerState:
             account.charged += 1
             account.replayed += line.step in seen
             seen.add(line.step)
+        elif isinstance(line, Tuned):
+            self._accounts[-1].charged += line.updates
+            self._accounts[-1].tuning += line.updates
         elif self._accounts:
             # Without an announcement no update can have been made.
             self._accounts[-1].charged += line.fragments
@@ -215,6 +227,7 @@ class LedgerState:
                 last.charged + tail_fragments,
                 last.replayed,
                 last.torn + tail_fragments,
+                last.tuning,
             ).release()
         return LedgerView(self.budget, tuple(releases), Head(len(self.links), self.link))
 

@@ -57,7 +57,8 @@ class PrivacyPlan:
         noise: "gaussian" or "discrete".
         delta: of the claim.
         epsilon: the claim by PLD: this run, tuning runs and earlier releases together.
-        tuning_runs: runs like this one that count and are in no ledger.
+        tuning_runs: runs like this one that count and are in no ledger of their own; the
+            ledger is charged for them when this run begins.
         earlier: releases of the same data that the ledger holds.
     """
 

@@ -5,11 +5,13 @@
     RUN/privacy-ledger.jsonl the ledger, unless the recipe names another
 
 The first rank makes them; the others are told. A run that goes on keeps its plan: one
-that was made again could promise something else than what was charged.
+that was made again could promise something else than what was charged. So a folder with
+a checkpoint refuses another recipe, and nothing in it is touched.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 from dataclasses import dataclass
@@ -19,9 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.checkpointing.layout import complete_steps
 from trainer.data.assemble import DataBundle
 from trainer.data.batch import DataSet
 from trainer.distribution.group import Group
+from trainer.errors import RecipeError
+from trainer.privacy.accounting import epsilon_pld
 from trainer.privacy.audit.insertion import prepare_canaries, with_canaries
 from trainer.privacy.errors import LedgerError, PrivacyError
 from trainer.privacy.event import Event
@@ -51,6 +56,7 @@ class Prepared:
         train: the records, canaries included.
         groups: of each user the indices of their records; None if a record is the unit.
         canaries_digest: of canaries.json; None without canaries.
+        promised: privacy.epsilon, what may be claimed at most.
     """
 
     run_id: str
@@ -60,6 +66,7 @@ class Prepared:
     train: DataSet
     groups: list[npt.NDArray[np.int64]] | None
     canaries_digest: str | None
+    promised: float
 
 
 def prepare(loaded: LoadedRecipe, output: Path, group: Group, data: DataBundle) -> Prepared:
@@ -68,8 +75,11 @@ def prepare(loaded: LoadedRecipe, output: Path, group: Group, data: DataBundle) 
     Raises:
         PrivacyError: what was asked for cannot be claimed.
         LedgerError: the ledger that the recipe names cannot be used.
+        RecipeError: the folder has learned by another recipe; nothing was written.
     """
     recipe = loaded.recipe
+    if group.is_first:
+        _refuse_another(recipe, output)
     train, groups, digest = _plant(recipe, output, group, data)
     ledger = Path(recipe.privacy.ledger) if recipe.privacy.ledger else output / LEDGER_FILE
     dataset = recipe.privacy.dataset or loaded.name
@@ -92,6 +102,7 @@ def prepare(loaded: LoadedRecipe, output: Path, group: Group, data: DataBundle) 
         train=train,
         groups=groups,
         canaries_digest=digest,
+        promised=recipe.privacy.epsilon,
     )
 
 
@@ -107,6 +118,7 @@ def begin(prepared: Prepared, group: Group, *, step: int, head: Head | None) -> 
     Raises:
         BudgetExhausted: the owner of the data does not allow all of it.
         LedgerError: the ledger is missing, edited, or held by another run.
+        PrivacyError: releases since the plan was made leave no room below privacy.epsilon.
     """
     if not group.is_first:
         return Releases(None, prepared.run_id, group)
@@ -116,11 +128,57 @@ def begin(prepared: Prepared, group: Group, *, step: int, head: Head | None) -> 
         # Of a run that was cut after its last update, nothing is left to announce.
         if left:
             event = prepared.plan.event.of(left)
-            ledger.begin(prepared.run_id, prepared.dataset, event, prepared.plan.unit)
+            _refuse_excess(prepared, ledger)
+            ledger.begin(
+                prepared.run_id,
+                prepared.dataset,
+                event,
+                prepared.plan.unit,
+                tuning=prepared.plan.steps * prepared.plan.tuning_runs,
+            )
     except PrivacyError:
         ledger.close()
         raise
     return Releases(ledger, prepared.run_id, group)
+
+
+def _refuse_excess(prepared: Prepared, ledger: Ledger) -> None:
+    """Refuse a run that would begin and, with what its ledger holds now, claim too much.
+
+    A run that was charged goes on: the report says it where the claim comes out larger.
+    """
+    plan, releases = prepared.plan, ledger.view().releases
+    own = [release for release in releases if release.run_id == prepared.run_id]
+    if any(release.charged > release.tuning for release in own):
+        return
+    earlier = ledger.releases(prepared.dataset, unit=plan.unit, without=prepared.run_id)
+    if earlier == plan.earlier:
+        return
+    epsilon = epsilon_pld(dataclasses.replace(plan, earlier=earlier).events, plan.delta)
+    if epsilon > prepared.promised:
+        raise PrivacyError(
+            f"{prepared.ledger} was charged by other runs since this one was planned: it would "
+            f"come to epsilon {epsilon:.4g}, more than privacy.epsilon = {prepared.promised:g}. "
+            "Begin it in another folder (-o), where it is planned with them"
+        )
+
+
+def _refuse_another(recipe: Recipe, output: Path) -> None:
+    """Refuse another recipe, or a lost plan, in a folder that has learned; changes nothing."""
+    folder, path = output / "checkpoints", output / PLAN_FILE
+    if not (folder.is_dir() and complete_steps(folder)):
+        return
+    if not path.exists():
+        raise PrivacyError(
+            f"{output} holds checkpoints and no {PLAN_FILE}: nobody can say what they promised. "
+            "Restore it, or begin a new run in another folder (-o)"
+        )
+    if _read_plan(path)["recipe"] != recipe_digest(recipe):
+        raise RecipeError(
+            f"{output} holds checkpoints of a private run by another recipe, and its promise "
+            "stands: start it with the recipe and the overrides that it was begun with, or begin a "
+            "new run in another folder (-o)"
+        )
 
 
 def _plant(

@@ -33,6 +33,7 @@ from trainer.privacy.loader import PrivateLoader
 from trainer.privacy.plan import PrivacyPlan
 from trainer.privacy.preparation import begin, prepare
 from trainer.privacy.releases import Releases
+from trainer.privacy.start import refuse_known_start
 from trainer.privacy.update import PrivateUpdater
 from trainer.recipe.parse import LoadedRecipe
 
@@ -61,6 +62,7 @@ class PrivateUpdates:
             raise PrivacyError("private training makes its own sums over ranks: no wrapper may")
         # What cannot be claimed leaves neither a plan nor a ledger behind.
         warnings = check_private(recipe, parts.network, parts.data)
+        refuse_known_start(recipe.model.source, parts.data.sources)
         self._prepared = prepare(loaded, output, group, parts.data)
         self.plan = self._prepared.plan
         self.steps = self.plan.steps

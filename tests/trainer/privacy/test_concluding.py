@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_replays_and_others_count(run: Path) -> None:
     assert report.claim.epsilon == pytest.approx(epsilon_pld(everything, DELTA))
     assert report.claim.epsilon > PLAN.epsilon
     assert [each.steps for each in report.composition.earlier] == [3]
+
+
+def test_tuning_runs_are_claimed_once_and_are_no_updates_of_the_run(run: Path) -> None:
+    plan = dataclasses.replace(PLAN, tuning_runs=2)
+    with Ledger.create(run / "ledger.jsonl") as ledger:
+        ledger.begin("this", "tickets", PLAN.event, tuning=8)
+        with pytest.raises(LedgerError, match="charged 0 updates"):
+            finished(run, plan=plan)
+        for step in range(4):
+            ledger.charge("this", step)
+    report = finished(run, plan=plan)
+    assert report.claim.epsilon == pytest.approx(epsilon_pld(PLAN.event.of(12), DELTA))
 
 
 def test_a_ledger_that_does_not_hold_the_run_supports_no_claim(run: Path) -> None:

@@ -152,6 +152,21 @@ class TestBudget:
                 ledger.begin("run-2", "tickets", self.WHOLE.of(7))
             ledger.begin("run-2", "tickets", self.WHOLE.of(6))
 
+    def test_tuning_runs_are_charged_once_and_count_for_later_runs(self, path: Path) -> None:
+        with Ledger.create(path, self.budget(10)) as ledger:
+            before = ledger.head
+            with pytest.raises(BudgetExhausted, match=r"10 of the 12 .* and its tuning runs"):
+                ledger.begin("run-1", "tickets", self.WHOLE.of(3), tuning=9)
+            assert ledger.head == before
+            ledger.begin("run-1", "tickets", self.WHOLE.of(3), tuning=6)
+            ledger.charge("run-1", 0)
+        with Ledger.open(path) as ledger:
+            ledger.begin("run-1", "tickets", self.WHOLE.of(2), tuning=6)
+            ledger.charge("run-1", 1)
+            assert ledger.releases("tickets") == (self.WHOLE.of(8),)
+            with pytest.raises(BudgetExhausted, match="2 of the 3"):
+                ledger.begin("run-2", "tickets", self.WHOLE.of(3))
+
     def test_replays_use_it_up_and_then_nothing_more_is_made(self, path: Path) -> None:
         with Ledger.create(path, self.budget(5)) as ledger:
             ledger.begin("run-1", "tickets", self.WHOLE.of(3))

@@ -34,4 +34,4 @@ def test_every_key_is_in_it() -> None:
         assert f"`{key}`" in DOCUMENT
     table = DOCUMENT.split("| kind |")[1].split("| field |")[0]
     kinds = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
-    assert kinds == ["opened", "run", "charge", "torn"]
+    assert kinds == ["opened", "run", "charge", "tuning", "torn"]

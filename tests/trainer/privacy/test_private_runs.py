@@ -195,6 +195,14 @@ def test_another_recipe_in_a_folder_that_learned_nothing_gets_a_plan_of_its_own(
     assert read_report(tmp_path / "run" / "final").claim.epsilon <= 4.0
 
 
+def test_a_start_that_learned_the_same_data_without_privacy_is_refused(tmp_path: Path) -> None:
+    run_here(load_private(tmp_path, "privacy.enabled=false"), tmp_path / "open")
+    words = (f"model.source={tmp_path / 'open' / 'final'}", "tokenizer.kind=bpe")
+    with pytest.raises(PrivacyError, match="same data already"):
+        run_here(load_private(tmp_path, *words), tmp_path / "run")
+    assert not (tmp_path / "run" / LEDGER_FILE).exists()
+
+
 def charge_once(loaded: LoadedRecipe, output: Path) -> None:
     """Prepare a run and charge one update of it, as one that dies right then leaves it."""
     output.mkdir(parents=True)
