@@ -3,7 +3,8 @@
 A result goes to stdout, once, at the end; everything else (progress, warnings)
 goes to stderr, so that `casemate ... --json | jq` always works. Invariants: with
 --json stdout holds exactly one JSON document; progress is drawn only on a
-terminal; rich is imported only when something is drawn with it. What others chose
+terminal (a log gets a plain line now and then from the commands that ask for it); rich
+is imported only when something is drawn with it. What others chose
 (names, versions, details) reaches no terminal raw: see visible.py.
 """
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # Work that ends sooner than this shows no progress line.
 PROGRESS_AFTER_SECONDS = 2.0
 _FRAME_SECONDS = 0.25
+# Without a terminal, plain lines are so far apart.
+_LINE_SECONDS = 15.0
 _FRAMES = "|/-\\"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,28 +110,40 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[str], None]]:
+def progress(label: str, *, lines: bool = False) -> Iterator[Callable[[str], None]]:
     """Show a line on stderr while work of more than two seconds runs.
 
     Yields a function that replaces the label ("verifying", then "copying").
-    Without a terminal nothing is written at all.
+    Without a terminal nothing is written at all, unless `lines` asks for what a log can
+    hold: a plain line after two seconds, and one every quarter of a minute.
     """
     current = [label]
 
     def relabel(text: str) -> None:
         current[0] = text
 
-    if not sys.stderr.isatty():
+    drawn = sys.stderr.isatty()
+    if not drawn and not lines:
         yield relabel
         return
     done = threading.Event()
-    painter = threading.Thread(target=_paint, args=(current, done), daemon=True)
+    target = _paint if drawn else _print
+    painter = threading.Thread(target=target, args=(current, done), daemon=True)
     painter.start()
     try:
         yield relabel
     finally:
         done.set()
         painter.join()
+
+
+def _print(current: list[str], done: threading.Event) -> None:
+    """Print the label and the seconds so far, now and then, until `done`."""
+    started = time.monotonic()
+    wait = PROGRESS_AFTER_SECONDS
+    while not done.wait(wait):
+        click.echo(f"{current[0]} ({time.monotonic() - started:.0f} s)", err=True)
+        wait = _LINE_SECONDS
 
 
 def _paint(current: list[str], done: threading.Event) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from casemate.cli.output import counted, table
-from security.errors import UsageError
 from trainer.commands.evaluate import model_folder
+from trainer.commands.privacy_inputs import check_audit
 from trainer.commands.run_folder import RECIPE_FILE
 from trainer.commands.summary import figure
-from trainer.privacy.audit.canaries import CANARIES_NAME
+from trainer.privacy.audit.planning import canaries_for
 from trainer.privacy.audit.result import Claim
 from trainer.privacy.audit.run import audit_checkpoint, granted_delta_of
 from trainer.privacy.making import with_audit
@@ -60,13 +60,17 @@ def audit_of(
         UsageError: options that do not go together, or files that are not there.
         PrivacyError, CheckpointError, DataError: as `audit_checkpoint` raises them.
     """
+    found = check_audit(
+        checkpoint,
+        canaries=canaries,
+        members=members,
+        nonmembers=nonmembers,
+        epsilon=epsilon,
+        delta=delta,
+        record=record,
+    )
     folder = model_folder(checkpoint)
-    found = canaries or _canaries_beside(checkpoint, folder)
-    if bool(members) != bool(nonmembers):
-        raise UsageError("give --members and --nonmembers, both or neither")
     report = read_report(folder) if (folder / REPORT_NAME).exists() else None
-    if record and report is None:
-        raise UsageError(f"{folder} has no {REPORT_NAME} to put an audit into")
     result = audit_checkpoint(
         folder,
         canaries=found,
@@ -79,12 +83,43 @@ def audit_of(
         progress=lambda done, total: progress(f"attacking {done:,} of {total:,} records"),
     )
     values = result.to_dict()
+    recorded: list[str] = []
     if record and report is not None:
         report = with_audit(report, values)
         keep_report(folder, report)
+        recorded = recorded_in(folder)
+    progress("looking how far an audit could reach")
+    values["advice"] = _advice(values)
+    values["recorded"] = recorded
+    values["kept_earlier"] = bool(recorded) and _kept_earlier(report, values["canaries"])
     if epsilon is None and found is not None and report is not None and report.standing.refuted:
         values["contradicted"] = True  # an earlier audit may have found what this one did not
     return {"checkpoint": str(folder), **values}
+
+
+def recorded_in(folder: Path) -> list[str]:
+    """Return the files that hold what was recorded: the report, and its page if there is one."""
+    page = folder.parent / PAGE_NAME
+    has_page = (folder.parent / RECIPE_FILE).is_file() and page.is_file()
+    return [str(folder / REPORT_NAME), *([str(page)] if has_page else [])]
+
+
+def _kept_earlier(report: PrivacyReport | None, canaries: dict[str, Any] | None) -> bool:
+    """Whether the report keeps an earlier audit, which found more."""
+    if report is None or canaries is None or report.evidence.audit is None:
+        return False
+    return bool(report.evidence.audit.lower_bound > canaries["lower_bound"]["epsilon"])
+
+
+def _advice(values: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how many canaries could have contradicted the claim where these could not."""
+    claim, canaries = values["claim"], values["canaries"]
+    if claim is None or canaries is None:
+        return None
+    if values["contradicted"] or canaries["lower_bound"]["ceiling"] > claim["epsilon"]:
+        return None
+    found = canaries_for(claim["epsilon"], claim["delta"])
+    return {"canaries": found.canaries, "ceiling": found.ceiling}
 
 
 def keep_report(folder: Path, report: PrivacyReport) -> None:
@@ -102,29 +137,17 @@ def _claim(
 ) -> Claim | None:
     """Return what is claimed: by the options, or else by the checkpoint's own report."""
     if epsilon is None:
-        if delta is not None:
-            raise UsageError("--delta needs --epsilon")
         return None if report is None else Claim(report.claim.epsilon, report.claim.delta)
     if delta is not None:
         return Claim(epsilon, delta)
-    if canaries is None:
-        raise UsageError("without canaries, --epsilon needs --delta")
-    return Claim(epsilon, granted_delta_of(canaries))
-
-
-def _canaries_beside(checkpoint: Path, folder: Path) -> Path | None:
-    """Return canaries.json of the run that a checkpoint belongs to, if it is there."""
-    for place in dict.fromkeys((checkpoint, folder.parent)):
-        if (place / CANARIES_NAME).is_file():
-            return place / CANARIES_NAME
-    return None
+    return None if canaries is None else Claim(epsilon, granted_delta_of(canaries))
 
 
 def render_audit(data: dict[str, Any]) -> None:
     """Print an audit: the verdict first, then the figures with their intervals."""
     claim, canaries, membership = data["claim"], data["canaries"], data["membership"]
     if canaries is not None:
-        _render_verdict(claim, canaries, data["contradicted"])
+        _render_verdict(claim, canaries, data["contradicted"], data["advice"])
         click.echo()
     rows = []
     if canaries is not None:
@@ -144,14 +167,21 @@ def render_audit(data: dict[str, Any]) -> None:
     table(["figure", "value", "95% interval"], rows)
     click.echo()
     click.echo(_CAVEAT)
+    if data["recorded"]:
+        click.echo(f"recorded in {' and '.join(data['recorded'])}")
+    if data["kept_earlier"]:
+        click.echo("the report keeps its earlier audit, which found more than this one")
 
 
 def _render_verdict(
-    claim: dict[str, Any] | None, canaries: dict[str, Any], contradicted: bool | None
+    claim: dict[str, Any] | None,
+    canaries: dict[str, Any],
+    contradicted: bool | None,
+    advice: dict[str, Any] | None,
 ) -> None:
     bound = canaries["lower_bound"]
     click.echo(
-        f"epsilon is at least {bound['epsilon']:.2f} at delta {bound['delta']:.2g}, with "
+        f"epsilon is at least {bound['epsilon']:.2f} at delta {bound['delta']:.4g}, with "
         f"{bound['confidence']:.0%} confidence: {bound['correct']} of {bound['guesses']} guesses "
         f"right, {counted(bound['canaries'], 'canary', 'canaries')}"
     )
@@ -162,12 +192,26 @@ def _render_verdict(
         click.echo(f"THE CLAIM IS CONTRADICTED: it says {claim['epsilon']:g} at most")
         return
     click.echo(f"the claim of {claim['epsilon']:g} is not contradicted")
-    if bound["ceiling"] <= claim["epsilon"]:
-        click.echo(
-            f"this audit could not have contradicted it: with every guess right it would show "
-            f"{bound['ceiling']:.2f}. Plant more canaries, or fewer if 2 x canaries x delta is "
-            "not far below 0.05"
+    if advice is not None:
+        click.echo(_advice_words(bound, claim, advice))
+
+
+def _advice_words(bound: dict[str, Any], claim: dict[str, Any], advice: dict[str, Any]) -> str:
+    number, ceiling = advice["canaries"], advice["ceiling"]
+    said = (
+        f"this audit could not have contradicted it: with every guess right it would show "
+        f"{bound['ceiling']:.2f}. "
+    )
+    if ceiling > claim["epsilon"]:
+        return said + (
+            f"One more training, with privacy.canaries={number}, could show up to {ceiling:.2f} at "
+            f"delta {claim['delta']:.4g}"
         )
+    return said + (
+        f"At delta {claim['delta']:.4g} no number of canaries could: {number:,} reach furthest, "
+        f"{ceiling:.2f}. More records or a smaller privacy.delta let an audit reach further; "
+        "otherwise the claim rests on its proof alone"
+    )
 
 
 def _attack_rows(whose: str, attack: dict[str, Any]) -> list[list[str]]:

@@ -12,6 +12,7 @@ import click
 
 from casemate.cli.output import emit, json_option, progress
 from trainer.commands.options import batch_option, device_option
+from trainer.commands.privacy_inputs import check_audit, check_compare
 
 
 @click.command("audit")
@@ -58,9 +59,12 @@ def audit_command(*, checkpoint: Path, as_json: bool, **options: Any) -> None:
       casemate privacy audit runs/tickets --epsilon 8
       casemate privacy audit runs/tickets --members train.tsv --nonmembers held-out.tsv
     """
-    from trainer.commands.privacy_audit import audit_of, render_audit
+    # A mistyped option is told before seconds of imports.
+    chosen = ("canaries", "members", "nonmembers", "epsilon", "delta", "record")
+    check_audit(checkpoint, **{name: options[name] for name in chosen})
+    with progress("loading", lines=True) as relabel:
+        from trainer.commands.privacy_audit import audit_of, render_audit
 
-    with progress("loading") as relabel:
         found = audit_of(checkpoint, **options, progress=relabel)
     emit(as_json, found, render_audit)
     if found["contradicted"]:
@@ -92,7 +96,12 @@ def audit_command(*, checkpoint: Path, as_json: bool, **options: Any) -> None:
 @device_option
 @json_option
 def compare_command(
-    *, checkpoint: Path, words: tuple[str, ...], as_json: bool, **options: Any
+    *,
+    checkpoint: Path,
+    words: tuple[str, ...],
+    twin: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Say what privacy cost CHECKPOINT, a private run or model, beside its twin.
 
@@ -105,8 +114,11 @@ def compare_command(
       casemate finetune runs/tickets/recipe.toml privacy.enabled=false -o runs/tickets-twin
       casemate privacy compare runs/tickets --twin runs/tickets-twin --data test.tsv --record
     """
-    from trainer.commands.privacy_compare import compare_of, render_compare
+    other = check_compare(checkpoint, twin=twin, data=options["data"], record=options["record"])
+    with progress("loading", lines=True) as relabel:
+        from trainer.commands.privacy_compare import compare_of, render_compare
 
-    with progress("loading") as relabel:
-        found, utility = compare_of(checkpoint, overrides=words, **options, progress=relabel)
+        found, utility = compare_of(
+            checkpoint, twin=other, overrides=words, **options, progress=relabel
+        )
     emit(as_json, found, lambda data: render_compare(data, utility))

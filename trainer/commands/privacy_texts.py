@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from casemate.cli.output import emit, json_option, progress
+from trainer.commands.evaluate import model_folder
 from trainer.commands.options import device_option
 
 
@@ -59,11 +60,13 @@ def synthesize_command(
       casemate privacy synthesize runs/tickets --count 1000 -o tickets.jsonl
       casemate privacy check tickets.jsonl --model runs/tickets
     """
-    from trainer.commands.privacy_synthesize import render_samples, samples_of
     from trainer.privacy.synthesis.settings import Sampling
 
     sampling = Sampling(**drawing)
-    with progress("verifying") as relabel:
+    model_folder(checkpoint)
+    with progress("verifying", lines=True) as relabel:
+        from trainer.commands.privacy_synthesize import render_samples, samples_of
+
         found = samples_of(
             checkpoint,
             output,
@@ -92,8 +95,8 @@ def check_command(*, samples: Path, model: Path | None, as_json: bool) -> None:
     Example:
       casemate privacy check tickets.jsonl --model runs/tickets
     """
-    from trainer.commands.privacy_synthesize import checked, render_checked
+    with progress("verifying", lines=True):
+        from trainer.commands.privacy_synthesize import checked, render_checked
 
-    with progress("verifying"):
         found = checked(samples, model)
     emit(as_json, found, render_checked)

@@ -23,12 +23,13 @@ RECIPE_FILE = "recipe.toml"
 CHECKPOINTS_FOLDER = "checkpoints"
 FINAL_FOLDER = "final"
 SUMMARY_FILE = "summary.json"
+CANARIES_FILE = "canaries.json"
 RUN_ENTRIES = frozenset(
     {
         RECIPE_FILE,
         FINAL_FOLDER,
         CHECKPOINTS_FOLDER,
-        "canaries.json",
+        CANARIES_FILE,
         "data.json",
         "evaluation.json",
         "metrics.jsonl",
@@ -116,6 +117,11 @@ def _refuse_other(folder: Path, loaded: LoadedRecipe) -> None:
     shown = "".join(f"\n  {line}" for line in changed[:_SHOWN_DIFFERENCES])
     if len(changed) > _SHOWN_DIFFERENCES:
         shown += f"\n  and {len(changed) - _SHOWN_DIFFERENCES} more"
+    if any(line.startswith("privacy.ledger was") for line in changed):
+        shown += (
+            "\nA run goes on with the ledger that it began with. One that was moved keeps its file "
+            "name (privacy.ledger=NEW/PLACE/NAME); the run's own stays in its folder"
+        )
     raise RecipeError(
         f"{folder} holds a run of another recipe; choose another folder with -o, or give the "
         f"earlier values to continue it:{shown}"

@@ -3,6 +3,7 @@
     canaries, insertion   random records, planted by secret coins before training
     scoring               how well a model knows each record
     one_run               a lower bound on epsilon out of guessed coins
+    planning              how many canaries could show how much
     exposure, membership  how far canaries and real records give themselves away
     run, result           all of it for one checkpoint
 
