@@ -3,6 +3,7 @@
 CasemateError
 └── UsageError
     ├── SourceError     what was given cannot become a bundle; says why and what to do
+    │   └── ExportError     an export to ONNX was tried and failed; says in which tool
     ├── ChildError      a process that does a part of the work died or took too long
     ├── PassError       a graph pass is out of order or changed what the graph computes
     ├── TargetError     a target that is unknown, or badly described; names the field
@@ -19,6 +20,10 @@ from security.errors import UsageError
 
 class SourceError(UsageError):
     """A source cannot become a bundle; the message names the file and the way out."""
+
+
+class ExportError(SourceError):
+    """An exporter gave up or died; the message has its last words."""
 
 
 class PassError(UsageError):

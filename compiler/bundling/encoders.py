@@ -18,7 +18,6 @@ from compiler.bundling.inspect import inspect_onnx
 from compiler.bundling.plan import Plan, Report
 from compiler.encoder.bert import (
     CONFIG_FILE,
-    WEIGHTS_FILE,
     BertConfig,
     read_config,
     read_labels,
@@ -27,6 +26,7 @@ from compiler.encoder.bert import (
 from compiler.encoder.names import HIDDEN_OUTPUTS, POOLED_OUTPUTS
 from compiler.errors import SourceError
 from compiler.files import MAX_TOKENIZER_BYTES, Settings, read_bytes, read_json
+from compiler.weights.files import WEIGHTS_FILE
 from security.bundle.manifest import ONNXRUNTIME, Encoder
 from security.preparse import OnnxSummary
 
@@ -71,6 +71,7 @@ def plan_bert(folder: Path) -> Plan:
     config = read_config(folder)
     layout = read_layout(folder)
     tokenizer = read_tokenizer(folder, config.vocabulary)
+    weights = folder / WEIGHTS_FILE
 
     def write(target: Path, report: Report) -> None:
         report("exporting the encoder")
@@ -84,7 +85,7 @@ def plan_bert(folder: Path) -> Plan:
         context_tokens=min(config.positions, layout.max_tokens or config.positions),
         tokenizer=tokenizer,
         encoder=_encoder(layout, config.labels, config.hidden),
-        records=read_records(folder / WEIGHTS_FILE),
+        records=read_records(weights) if weights.is_file() else None,
     )
 
 

@@ -7,18 +7,19 @@ are made; it is started as a program and never imported.
 from __future__ import annotations
 
 import importlib.util
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 from compiler.bundling.plan import Report
+from compiler.child.program import run_program
 from compiler.errors import SourceError
 from security.bundle.manifest import LLAMA_CPP, parse_manifest
 
 RECORD_TIMEOUT_SECONDS = 900
 _MODULES = {LLAMA_CPP: "llama_cpp"}
 _DEFAULT_MODULE = "onnxruntime"
-_MAX_MESSAGE_CHARS = 2000
+_STARTER = "compiler.child.parent"
 
 
 def record_probes(folder: Path, origin: Path, report: Report) -> str | None:
@@ -42,31 +43,20 @@ def record_probes(folder: Path, origin: Path, report: Report) -> str | None:
         if importlib.util.find_spec(module) is None:
             return f"the runtime extra is not installed here (no module {module!r})"
     report("running the bundle once to record its probes")
-    command = [sys.executable, "-m", "runtime.probes", "record", str(folder)]
-    try:
-        result = subprocess.run(
-            command,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=RECORD_TIMEOUT_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
+    program = [sys.executable, "-P", "-m", "runtime.probes", "record", str(folder.absolute())]
+    ended = run_program(
+        [sys.executable, "-P", "-m", _STARTER, str(os.getpid()), *program],
+        seconds=RECORD_TIMEOUT_SECONDS,
+    )
+    if ended.late:
         raise SourceError(
             f"{origin}: recording the probes took longer than {RECORD_TIMEOUT_SECONDS} seconds; "
             "look into it, or leave them out with --no-probes"
-        ) from error
-    if result.returncode:
+        )
+    if ended.status:
+        reason = ended.words.removeprefix("error: ") or f"the process {ended.cause}"
         raise SourceError(
-            f"{origin}: a bundle of it cannot be run: {_reason(result.stderr)} "
+            f"{origin}: a bundle of it cannot be run: {reason} "
             "(--no-probes makes it without running it)"
         )
     return None
-
-
-def _reason(stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    last = lines[-1] if lines else "it ended without a word"
-    return last.removeprefix("error: ")[:_MAX_MESSAGE_CHARS]

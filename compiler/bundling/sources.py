@@ -8,6 +8,7 @@
 | folder of a BERT encoder or classifier | the graph, from its weights | embed or classify |
 | folder of a decoder with a GGUF architecture | GGUF | generate |
 | folder of anything else | ONNX, by compiler/onnx_export | embed, classify, or tensor |
+| any folder or graph where `tensor` is asked for | ONNX, its own inputs and outputs | tensor |
 | bundle | nothing: its first variant is copied | the bundle's |
 
 The records of a checkpoint (`training.json`, `privacy.json`) come along only where the
@@ -28,25 +29,30 @@ from compiler.bundling.encoders import plan_bert, plan_onnx_encoder
 from compiler.bundling.exported import Export, keep_export, kept_export
 from compiler.bundling.inspect import inspect_gguf, inspect_onnx
 from compiler.bundling.plan import Plan, Report
-from compiler.encoder.bert import WEIGHTS_FILE
+from compiler.encoder.bert import CONFIG_FILE
 from compiler.errors import SourceError
 from compiler.files import Settings
+from compiler.source.heads import masked_words, raw_scores
 from compiler.source.source import (
     BUNDLE,
     CLASSIFY,
     EMBED,
     GENERATE,
     GGUF,
-    ONNX,
     TENSOR,
     Source,
 )
+from compiler.weights.files import WEIGHTS_FILE
 from security.bundle.claim import REPORT_NAME
 from security.bundle.content import ATTESTATION
 from security.bundle.manifest import LLAMA_CPP, ONNXRUNTIME, TOKENIZER_FILE, SpecialTokens
 from security.bundle.opening import open_unsigned
 
 _GRAPHS_OF_TEXT = ("text-classification", "sentence-similarity", "feature-extraction")
+_WORDS_LEFT_OUT = (
+    "the output layer for masked words is left out: the bundle embeds texts; with --task tensor "
+    "it gives the logits of words instead"
+)
 
 
 def plan_source(
@@ -84,19 +90,24 @@ def _plan(
         return _plan_gguf(source.path, source)
     if source.kind == BUNDLE:
         return _plan_bundle(source)
+    as_tensors = TENSOR in {task, source.task}
     if source.model is None:
-        return _plan_weights(source, work, report, converter)
-    if source.kind == ONNX and TENSOR in {task, source.task}:
-        return _plan_tensor(source.path, source)
+        return _plan_weights(source, work, report, converter, as_tensors=as_tensors)
+    if as_tensors:
+        return _plan_tensor(source.model, source)
     return plan_onnx_encoder(source.folder, source.model)
 
 
-def _plan_weights(source: Source, work: Path, report: Report, converter: Path | None) -> Plan:
+def _plan_weights(
+    source: Source, work: Path, report: Report, converter: Path | None, *, as_tensors: bool
+) -> Plan:
+    if as_tensors:
+        return _plan_exported(source, work, report, as_tensors=True)
     if source.model_type == "bert" and source.task in (EMBED, CLASSIFY):
         return replace(plan_bert(source.path), export=_bert_export(source))
     if source.task == GENERATE:
         return _plan_decoder(source, work, report, converter)
-    return _plan_exported(source, work, report)
+    return _plan_exported(source, work, report, as_tensors=False)
 
 
 def converter_facts(source: Source, converter: Path | None) -> dict[str, str] | None:
@@ -120,7 +131,9 @@ def _bert_export(source: Source) -> Export:
     from compiler.encoder.graph import OPSET
 
     tools = {"casemate": __version__, "onnx": version("onnx")}
-    return Export(tools, {WEIGHTS_FILE: source.digests[WEIGHTS_FILE]}, opset=OPSET)
+    notes = (_WORDS_LEFT_OUT,) if masked_words(Settings(source.path / CONFIG_FILE)) else ()
+    weights = {name: sha for name, sha in source.digests.items() if name.endswith(".safetensors")}
+    return Export(tools, weights, notes, opset=OPSET)
 
 
 def _noted(plan: Plan, source: Source) -> Plan:
@@ -155,18 +168,22 @@ def _plan_decoder(source: Source, work: Path, report: Report, converter: Path | 
     return replace(_plan_gguf(model, source), records=_records(source), export=export)
 
 
-def _plan_exported(source: Source, work: Path, report: Report) -> Plan:
+def _plan_exported(source: Source, work: Path, report: Report, *, as_tensors: bool) -> Plan:
     """Export to ONNX, in a process of its own, and see what came of it."""
     from compiler.onnx_export.export import export_onnx
 
     folder = work / "onnx"
     shutil.rmtree(folder, ignore_errors=True)
     made = export_onnx(source.path, folder, report=report)
-    if made.task in _GRAPHS_OF_TEXT and made.has_tokenizer:
+    export = Export.of_onnx(made)
+    if made.task in _GRAPHS_OF_TEXT and made.has_tokenizer and not as_tensors:
         plan = plan_onnx_encoder(made.folder, made.graph, made.labels or None)
     else:
         plan = _plan_tensor(made.graph, source)
-    export = Export.of_onnx(made)
+        why = raw_scores(Settings(source.path / CONFIG_FILE))
+        if why is not None:
+            note = f"{why}: it is served as tensors, its scores as they are"
+            export = replace(export, notes=(*export.notes, note))
     return replace(plan, origin=source.path, records=_records(source), export=export)
 
 

@@ -1,23 +1,23 @@
 """Read a BERT encoder: `config.json` and `model.safetensors`, checked against each other.
 
 Refuses what the export does not compute exactly: other model types, relative
-positions, unknown activations, decoders, weights in a type other than F32 or F16, and
-missing or wrongly shaped tensors. Pickled weights are never opened.
+positions, unknown activations, decoders, weights that are no plain floating point numbers,
+and missing or wrongly shaped tensors. Pickled weights are never opened.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import SourceError
-from compiler.files import Settings, pickle_hint
+from compiler.files import Settings
+from compiler.weights.reading import Weights, open_weights
 
-WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 MAX_WEIGHTS_BYTES = (2 << 30) - 1
 
@@ -26,9 +26,6 @@ _MAX_SIZE = 1 << 20
 _MAX_LAYERS = 256
 _MAX_LABELS = 4096
 _PREFIX = "bert."
-_TYPES = ("F32", "F16")
-
-Weights = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,43 +107,42 @@ def _size(settings: Settings, name: str, limit: int = _MAX_SIZE) -> int:
     return value
 
 
-def read_weights(folder: Path, config: BertConfig) -> Weights:
-    """Read the tensors that the graph needs, as float32, from `model.safetensors`.
+@dataclass(frozen=True, slots=True)
+class BertWeights:
+    """The tensors of a BERT encoder by the names of `tensor_shapes`; read when asked for.
+
+    Attributes:
+        stored: the tensors of the folder.
+        names: by our name, the name in the files.
+    """
+
+    stored: Weights
+    names: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        """Return a tensor.
+
+        Raises:
+            SourceError: of another type than floating point, not finite, or unreadable.
+        """
+        return self.stored.tensor(self.names[name]).read()
+
+
+def read_weights(folder: Path, config: BertConfig) -> BertWeights:
+    """Find the tensors that the graph needs, and check their shapes.
 
     Raises:
         SourceError: missing, too large, no safetensors, or wrong names, shapes, types.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise SourceError(f"{folder}: has no {WEIGHTS_FILE}{pickle_hint(folder)}")
-    if path.stat().st_size > MAX_WEIGHTS_BYTES:
-        raise SourceError(f"{path}: is larger than {MAX_WEIGHTS_BYTES} bytes")
-    weights: Weights = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            present = set(file.keys())
-            for name, shape in tensor_shapes(config).items():
-                key = name if name in present else _PREFIX + name
-                if key not in present:
-                    raise SourceError(f"{path}: the tensor {name!r} is missing")
-                weights[name] = _tensor(file, key, shape, path)
-    except (SafetensorError, OSError) as error:
-        raise SourceError(f"{path}: is not a valid safetensors file: {error}") from error
-    return weights
-
-
-def _tensor(file: Any, key: str, shape: tuple[int, ...], path: Path) -> NDArray[np.float32]:
-    view = file.get_slice(key)
-    if view.get_dtype() not in _TYPES:
-        raise SourceError(f"{path}: {key!r} is {view.get_dtype()}; save the model as float32")
-    if tuple(view.get_shape()) != shape:
-        raise SourceError(f"{path}: {key!r} is {tuple(view.get_shape())}, config says {shape}")
-    array = np.asarray(file.get_tensor(key), np.float32)
-    if not np.isfinite(array).all():
-        raise SourceError(f"{path}: {key!r} holds values that are not finite numbers")
-    return array
+    stored = open_weights(folder)
+    if stored.size_bytes > MAX_WEIGHTS_BYTES:
+        raise SourceError(f"{folder}: has weights of more than {MAX_WEIGHTS_BYTES} bytes")
+    names: dict[str, str] = {}
+    for name, shape in tensor_shapes(config).items():
+        key = name if name in stored.tensors else _PREFIX + name
+        stored.require(key, shape)
+        names[name] = key
+    return BertWeights(stored, names)
 
 
 def tensor_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:

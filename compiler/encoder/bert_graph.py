@@ -18,7 +18,7 @@ import math
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from compiler.encoder.bert import EXACT_GELU, BertConfig, Weights
+from compiler.encoder.bert import EXACT_GELU, BertConfig, BertWeights
 from compiler.encoder.graph import GraphBuilder
 from compiler.encoder.names import ATTENTION_MASK, EMBEDDING, INPUT_IDS, LOGITS
 from compiler.encoder.pooling import add_embedding, first_token
@@ -30,7 +30,7 @@ _GELU_CUBIC = 0.044715
 
 
 def embedding_graph(
-    config: BertConfig, weights: Weights, pooling: str, *, normalize: bool
+    config: BertConfig, weights: BertWeights, pooling: str, *, normalize: bool
 ) -> ModelProto:
     """Return a graph from token ids to `embedding`, FP32 [batch, hidden]."""
     graph = _BertGraph(config, weights)
@@ -38,7 +38,7 @@ def embedding_graph(
     return graph.builder.encoder_model(EMBEDDING, config.hidden)
 
 
-def classifier_graph(config: BertConfig, weights: Weights) -> ModelProto:
+def classifier_graph(config: BertConfig, weights: BertWeights) -> ModelProto:
     """Return a graph from token ids to `logits`, FP32 [batch, labels]."""
     graph = _BertGraph(config, weights)
     first = first_token(graph.builder, graph.encoder())
@@ -50,7 +50,7 @@ def classifier_graph(config: BertConfig, weights: Weights) -> ModelProto:
 class _BertGraph:
     """Adds the parts of one BERT; values are named by strings, as in the graph."""
 
-    def __init__(self, config: BertConfig, weights: Weights) -> None:
+    def __init__(self, config: BertConfig, weights: BertWeights) -> None:
         self.builder = GraphBuilder()
         self._config = config
         self._weights = weights

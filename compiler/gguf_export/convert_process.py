@@ -1,5 +1,5 @@
 """Give up the network and most memory, then become a converter: python -m, in a process
-of its own, with the memory in bytes, the script and its arguments.
+of its own, with its parent, the memory in bytes, the script and its arguments.
 
 The network goes first: an empty network namespace, or where the system does not allow one,
 a filter that lets no socket be made. Where neither is possible it ends with NOT_ISOLATED
@@ -14,6 +14,8 @@ import os
 import resource
 import sys
 from typing import Final
+
+from compiler.child.parent import die_with
 
 NOT_ISOLATED: Final = 70
 _CLONE_NEWUSER: Final = 0x10000000
@@ -37,11 +39,12 @@ def leave_network() -> bool:
 
 def main(arguments: list[str]) -> int:
     """Become the converter; returns only where that is not possible."""
-    memory_bytes, script, *rest = arguments
+    parent, memory_bytes, script, *rest = arguments
     if not leave_network():
         return NOT_ISOLATED
+    if not die_with(int(parent)):
+        return 1
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes), int(memory_bytes)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The converter brings its own packages; ours are none of its business.
     os.environ.pop("PYTHONPATH", None)
     # A list of words that the compiler made; no shell.

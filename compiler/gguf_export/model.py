@@ -21,7 +21,7 @@ from compiler.errors import SourceError
 from compiler.gguf_export.configuration import Configuration, Sizes, read_sizes
 from compiler.gguf_export.families import Family, family_of
 from compiler.gguf_export.rope import Rope, read_rope
-from compiler.gguf_export.weights import Weights
+from compiler.weights.reading import Weights
 
 _EMBEDDING = "model.embed_tokens.weight"
 _OUTPUT = "lm_head.weight"
@@ -248,8 +248,9 @@ def check_tensors(plan: ModelPlan, weights: Weights, config: Configuration) -> N
     """Hold the weights against the plan.
 
     Raises:
-        SourceError: a tensor is missing, left over, or of another shape.
+        SourceError: a tensor is missing, left over, of another shape, or no plain number.
     """
+    weights.require_floats()
     wanted = {tensor.source: tensor.shape for tensor in plan.tensors}
     for name, shape in wanted.items():
         tensor = weights.tensors.get(name)

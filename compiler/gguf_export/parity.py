@@ -12,16 +12,14 @@ llama.cpp runs in a process of its own, bounded in time.
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from compiler.errors import SourceError
+from compiler.child.job import run_child
+from compiler.errors import ChildError, SourceError
 from compiler.gguf_export.pieces import CONTROL, UNKNOWN, USER_DEFINED
 from compiler.gguf_export.vocabulary import Vocabulary
 
@@ -131,26 +129,13 @@ def _spellings(vocabulary: Vocabulary) -> list[str]:
 
 
 def _ask(path: Path, request: dict[str, Any], origin: Path) -> dict[str, Any]:
+    request |= {"gguf": str(path.absolute())}
     try:
-        result = subprocess.run(
-            [sys.executable, "-m", _MODULE, str(path)],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
+        return run_child(_MODULE, request, seconds=TIMEOUT_SECONDS)
+    except (ChildError, SourceError) as error:
         raise SourceError(
-            f"{origin}: llama.cpp did not tokenize within {TIMEOUT_SECONDS} seconds"
+            f"{origin}: llama.cpp does not take the vocabulary that was made of it: {error}"
         ) from error
-    if result.returncode:
-        raise SourceError(
-            f"{origin}: llama.cpp does not take the vocabulary that was made of it (its process "
-            f"ended with {result.returncode})"
-        )
-    answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
 
 
 def _compare(

@@ -1,43 +1,44 @@
-"""Tokenize texts with llama.cpp, in a process of its own: python -m with a GGUF's path.
+"""Tokenize texts with llama.cpp, in a process of its own.
 
 llama.cpp may abort on a vocabulary that it did not expect; then this process ends, and not
 the compiler. It loads the vocabulary alone, no weights.
 
-On stdin: {"plain": [text...], "parsed": [text...]}, in JSON. On stdout:
+The request: {"gguf": path, "plain": [text...], "parsed": [text...]}. The reply:
 {"plain": [[id...]...], "parsed": [...], "framed": [id...], "control": [id...],
 "end": [id...]}: tokens with control tokens taken for letters, the same with their
 spelling obeyed, the tokens of "a" with what is put around a text, which tokens are
-controls, and which end a text. Nothing else is written.
+controls, and which end a text.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
-import os
-import sys
 from typing import Any
 
-# The loader would follow this variable to a shared library of somebody's choice.
-os.environ.pop("GGML_BACKEND_PATH", None)
+from compiler.errors import SourceError
+from compiler.progress import Progress
 
 
-def main(path: str) -> int:
-    """Answer the request on stdin; return the exit status."""
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Tokenize, in the child.
+
+    Raises:
+        SourceError: llama.cpp does not take the file.
+    """
+    del progress
     from llama_cpp import llama_cpp as c_api
 
     @c_api.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
     def silent(_level: int, _text: bytes, _data: Any) -> None:
         """Drop what llama.cpp has to say: it can quote the vocabulary."""
 
-    request = json.load(sys.stdin)
     c_api.llama_log_set(silent, ctypes.c_void_p(0))
     c_api.llama_backend_init()
     options = c_api.llama_model_default_params()
     options.vocab_only = True
-    model = c_api.llama_model_load_from_file(path.encode(), options)
+    model = c_api.llama_model_load_from_file(request["gguf"].encode(), options)
     if not model:
-        return 1
+        raise SourceError("it cannot be loaded")
     vocabulary = c_api.llama_model_get_vocab(model)
 
     def tokens(text: str, *, framed: bool = False, parsed: bool = False) -> list[int]:
@@ -53,16 +54,10 @@ def main(path: str) -> int:
         return list(buffer[:count])
 
     numbers = range(c_api.llama_vocab_n_tokens(vocabulary))
-    answer = {
+    return {
         "plain": [tokens(text) for text in request["plain"]],
         "parsed": [tokens(text, parsed=True) for text in request["parsed"]],
         "framed": tokens("a", framed=True),
         "control": [n for n in numbers if c_api.llama_vocab_is_control(vocabulary, n)],
         "end": [n for n in numbers if c_api.llama_vocab_is_eog(vocabulary, n)],
     }
-    json.dump(answer, sys.stdout)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -24,7 +24,7 @@ from compiler.bundling.plan import Report
 from compiler.errors import SourceError
 from compiler.gguf_export.model import ModelPlan, TensorPlan
 from compiler.gguf_export.vocabulary import Vocabulary
-from compiler.gguf_export.weights import Weights
+from compiler.weights.reading import Weights
 
 _TYPES: Final[Mapping[str, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]]] = {
     "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
@@ -61,7 +61,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(path, model.architecture)
     try:
         _add_model(writer, model, file_type)
-        _add_vocabulary(writer, vocabulary)
+        add_vocabulary(writer, vocabulary)
         types = {tensor.name: _type_of(tensor, kind) for tensor in model.tensors}
         if model.divisors is not None:
             shape = model.divisors.shape
@@ -79,7 +79,7 @@ def write_gguf(
             before, done = done, done + _elements(tensor)
             if 100 * done // total > 100 * before // total:
                 report(f"writing the weights: {100 * done // total}%")
-        _sync(writer)
+        sync(writer)
     finally:
         writer.close()
 
@@ -96,7 +96,8 @@ def _add_model(writer: gguf.GGUFWriter, model: ModelPlan, file_type: gguf.LlamaF
         writer.add_string(prefix + name, word)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+    """State a vocabulary."""
     writer.add_tokenizer_model(vocabulary.model)
     if vocabulary.pre is not None:
         writer.add_tokenizer_pre(vocabulary.pre)
@@ -181,7 +182,8 @@ def _file_of(writer: gguf.GGUFWriter) -> BinaryIO:
     return file
 
 
-def _sync(writer: gguf.GGUFWriter) -> None:
+def sync(writer: gguf.GGUFWriter) -> None:
+    """Flush what was written to the disk."""
     file = _file_of(writer)
     file.flush()
     os.fsync(file.fileno())

@@ -5,8 +5,7 @@ holds whole tensors in memory. So every job is a child: it crashes, runs out of 
 stopped at its time limit alone, and its memory goes back with it. The pre-parser of
 security/ reads a GGUF file before a child does.
 
-    child.py         run_job: JSON job in, progress and result out
-    worker.py        the child's main module
+    job.py           run_job: one of jobs/, in a child
     jobs/            what runs inside a child; nothing else imports llama_cpp
     plan.py          GgufPlan: which tensor gets which format, resolved against a file
     quantize.py      quantize_gguf: formats, untied output layer, better rounding

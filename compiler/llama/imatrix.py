@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from compiler.errors import QuantizationError
-from compiler.llama.child import DEFAULT_SECONDS, run_job
 from compiler.llama.files import beside
 from compiler.llama.gguf_file import check_file
+from compiler.llama.job import DEFAULT_SECONDS, run_job
 from compiler.progress import Progress, silent
 
 MIN_TOKENS: Final = 2048
@@ -39,7 +39,7 @@ def tokenize(gguf: Path, text: str) -> list[int]:
     with tempfile.TemporaryDirectory(prefix="casemate-tokenize-") as folder:
         path = Path(folder, "text")
         path.write_text(text, encoding="utf-8")
-        answer = run_job("tokenize", {"gguf": str(gguf.resolve()), "text": str(path)})
+        answer = run_job("tokenizing", {"gguf": str(gguf.resolve()), "text": str(path)})
     return [int(token) for token in answer["tokens"]]
 
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from compiler.errors import QuantizationError
 from compiler.files import read_json
-from compiler.llama.child import DEFAULT_SECONDS, run_job
 from compiler.llama.files import beside
 from compiler.llama.gguf_file import check_file
+from compiler.llama.job import DEFAULT_SECONDS, run_job
 from compiler.progress import Progress, silent
 
 WINDOW: Final = 512
@@ -96,9 +96,7 @@ def make_reference(
     check_file(gguf)
     with beside(out) as head, beside(_data_path(out)) as data:
         arguments = _arguments(gguf, used, window, threads) | {"out": str(data)}
-        answer = run_job(
-            "reference", arguments, seconds=seconds, threads=threads, progress=progress
-        )
+        answer = run_job("logits", arguments, seconds=seconds, threads=threads, progress=progress)
         value = answer | {"format": _FORMAT, "tokens": used, "window": window}
         head.write_text(json.dumps(value, sort_keys=True), encoding="ascii")
     return out
@@ -148,7 +146,7 @@ def compare(
     arguments = _arguments(gguf, value["tokens"], value["window"], threads)
     arguments |= {name: value[name] for name in ("positions", "vocabulary")}
     arguments["reference"] = str(_data_path(reference).resolve())
-    answer = run_job("compare", arguments, seconds=seconds, threads=threads, progress=progress)
+    answer = run_job("comparing", arguments, seconds=seconds, threads=threads, progress=progress)
     return summarize(
         np.array(answer["kl"]),
         np.array(answer["surprise"]),

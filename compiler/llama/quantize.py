@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import QuantizationError
-from compiler.llama.child import DEFAULT_SECONDS, run_job
 from compiler.llama.files import beside
 from compiler.llama.gguf_file import open_gguf
 from compiler.llama.importance_file import read_importance
+from compiler.llama.job import DEFAULT_SECONDS, run_job
 from compiler.llama.plan import EMBEDDING, MIXES, OUTPUT, GgufPlan, Resolved, resolve
 from compiler.progress import Progress, silent
 

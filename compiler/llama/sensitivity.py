@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.llama.child import DEFAULT_SECONDS, run_job
 from compiler.llama.gguf_file import open_gguf
+from compiler.llama.job import DEFAULT_SECONDS, run_job
 from compiler.llama.plan import GgufPlan, resolve
 from compiler.llama.quality import GgufQuality, compare
 from compiler.llama.quantize import quantize_gguf

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from compiler.errors import QuantizationError
-from compiler.llama.child import run_job
 from compiler.llama.gguf_file import check_file
+from compiler.llama.job import run_job
 from compiler.progress import Progress, part, silent
 
 BATCHES: Final = (1, 4, 16)
@@ -127,7 +127,7 @@ def measure_speeds(
             limit = _GRACE_SECONDS + seconds * len(batches)
             share = part(progress, done / total, (done + 1) / total)
             threads = settings.threads
-            answer = run_job("speed", arguments, seconds=limit, threads=threads, progress=share)
+            answer = run_job("timing", arguments, seconds=limit, threads=threads, progress=share)
             result.append(answer)
             done += 1
     return [_summary(result, batches) for result in results]

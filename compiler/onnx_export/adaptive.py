@@ -14,11 +14,11 @@ import numpy as np
 
 from compiler.errors import SourceError
 from compiler.onnx_export.graph import ModelBuilder
-from compiler.onnx_export.tensors import StoredTensors
+from compiler.weights.reading import Weights
 
 
 def add_adaptive_softmax(
-    builder: ModelBuilder, stored: StoredTensors, states: str, width: int, vocabulary: int
+    builder: ModelBuilder, stored: Weights, states: str, width: int, vocabulary: int
 ) -> str:
     """Turn states FP32 [..., width] into the output `logits`, FP32 [..., vocabulary].
 
@@ -43,14 +43,14 @@ def add_adaptive_softmax(
     return builder.node("Concat", *pieces, axis=-1)
 
 
-def _clusters(stored: StoredTensors, width: int) -> list[tuple[int, int]]:
+def _clusters(stored: Weights, width: int) -> list[tuple[int, int]]:
     """Return the inner width and the number of tokens of each cluster."""
     found: list[tuple[int, int]] = []
     for index in count():
         name = f"head.tail.{index}"
         if f"{name}.0.weight" not in stored.tensors:
             return found
-        narrow, rows = stored.shape(f"{name}.0.weight"), stored.shape(f"{name}.1.weight")
+        narrow, rows = (stored.tensor(f"{name}.{part}.weight").shape for part in (0, 1))
         if len(narrow) != 2 or len(rows) != 2 or narrow != (rows[1], width):
             raise SourceError(f"{stored.folder}: {name} is {narrow} and {rows}, which do not fit")
         found.append((rows[1], rows[0]))

@@ -45,6 +45,7 @@ from compiler.onnx_export.source import (
     read_folder,
 )
 from compiler.onnx_export.writing import GRAPH_FILE, MAX_FILE_BYTES, Weight, write_model
+from compiler.weights.files import INDEX_FILE
 from security.preparse import check_onnx
 
 _FLOAT: Final = 4  # bytes
@@ -73,7 +74,8 @@ def export_onnx(
     Inputs are int64, axes are "batch" and "sequence" (and "decoder_sequence"):
     `input_ids`, `attention_mask` (1 for real tokens), `token_type_ids` where the
     architecture knows them, `decoder_input_ids`. The output is float32: `logits`,
-    `last_hidden_state` or `embedding`, as the task says (`OnnxExport.task`).
+    `last_hidden_state` or `embedding`, as the task says (`OnnxExport.task`); where a span
+    answers a question, `start_logits` and `end_logits`.
 
     Args:
         source: the directory.
@@ -183,7 +185,8 @@ def _job(model: ModelFolder, work: Path, *, cache: bool, opset: int) -> Job:
     output.mkdir()
     stock = _clean(dict(model.stock or {}))
     (stage / CONFIG_FILE).write_text(json.dumps(stock), encoding="utf-8")
-    for path in (*model.weights.files, *model.folder.glob("model.safetensors.index.json")):
+    files = [file.path for file in model.weights.files]
+    for path in (*files, *model.folder.glob(INDEX_FILE)):
         (stage / path.name).symlink_to(path.resolve())
     added = int(model.config.get("added_task_layers", 0))
     finish = _finish(model, added)

@@ -16,8 +16,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from casemate import __version__
 from compiler.encoder.graph import GraphBuilder
 from compiler.encoder.names import ATTENTION_MASK, INPUT_IDS
-from compiler.onnx_export.tensors import StoredTensors
 from compiler.onnx_export.writing import Weight
+from compiler.weights.reading import Weights
 
 # The least that optimum's configurations were written for; its IR version is 8.
 OPSET: Final = 18
@@ -28,7 +28,7 @@ BATCH, SEQUENCE = "batch", "sequence"
 class ModelBuilder(GraphBuilder):
     """Collects nodes, small constants, and the names of weights."""
 
-    def __init__(self, stored: StoredTensors, prefix: str = "") -> None:
+    def __init__(self, stored: Weights, prefix: str = "") -> None:
         super().__init__(prefix)
         self._stored = stored
         self.weights: dict[str, Weight] = {}
@@ -55,7 +55,7 @@ class ModelBuilder(GraphBuilder):
         """
         label = value or name
         if label not in self.weights:
-            found = self._stored.shape(name)
+            found = self._stored.tensor(name).shape
             if found != shape:
                 self._stored.read(name, shape)
 

@@ -12,36 +12,34 @@ Started by `optimum_job`, never imported by the compiler.
 
 from __future__ import annotations
 
-import ctypes
-import json
-import os
 import re
-import signal
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from compiler.bundling.plan import Report
-from compiler.onnx_export.errors import ExportError
+from compiler.errors import ExportError
 from compiler.onnx_export.optimum_job import Job, Outcome
-from compiler.onnx_export.tensors import StoredTensors
 from compiler.onnx_export.tidy import add_before_output, add_finish, tidy
 from compiler.onnx_export.writing import Weight, write_model
+from compiler.progress import Progress
+from compiler.weights.reading import open_weights
 from security.errors import CasemateError
 
-_PR_SET_PDEATHSIG: Final = 1
 _TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx")
 _CACHED: Final = ("text-generation", "text2text-generation")
+# Where more than the first output of the class is its answer: begin and end of a span.
+_ANSWERS: Final = {"question-answering": 2}
 _CLASSES: Final = {
     "feature-extraction": "AutoModel",
     "fill-mask": "AutoModelForMaskedLM",
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
     "text-generation": "AutoModelForCausalLM",
     "text2text-generation": "AutoModelForSeq2SeqLM",
 }
@@ -51,26 +49,13 @@ _LAYER: Final = re.compile(r"(^|\.)(layers?|h|blocks?)\.\d+\.")
 _COMPUTED: Final = (".inv_freq", ".attn.bias", ".masked_bias", ".position_ids")
 
 
-def main() -> int:
-    """Read a job from standard input, do it, write what came of it."""
-    # What libraries print must not be taken for an answer.
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    # If the compiler is killed, so is this.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    try:
-        job = Job.decode(sys.stdin.buffer.read())
-        outcome = perform(job, lambda label: _say(answers, {"label": label}))
-        _say(answers, {"result": asdict(outcome)})
-    except CasemateError as error:
-        _say(answers, {"error": str(error)})
-    except OSError as error:
-        _say(answers, {"error": f"the graph cannot be written: {error.strerror or error}"})
-    return 0
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Do a job, in the child.
 
-
-def _say(answers: BinaryIO, answer: Mapping[str, Any]) -> None:
-    answers.write(json.dumps(answer).encode() + b"\n")
+    Raises:
+        ExportError, OSError: as `perform`.
+    """
+    return asdict(perform(Job.from_dict(request), lambda label: progress(label, 0.0)))
 
 
 def perform(job: Job, report: Report) -> Outcome:
@@ -237,16 +222,16 @@ class _Export:
         bare.unlink()
         state = part.state_dict()
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        kept = outputs if job.cache else outputs[:1]
+        kept = outputs if job.cache else outputs[: _ANSWERS.get(job.task, 1)]
         tidied = tidy(model, inputs, kept, shapes, opset=job.opset, fold_positions=not job.cache)
         weights = {
             value: _weight(value, state[name], turned=turned)
             for value, (name, turned) in tidied.weights.items()
         }
         if job.added:
-            weights |= add_before_output(tidied.model, StoredTensors.open(job.folder), job.added)
+            weights |= add_before_output(tidied.model, open_weights(job.folder), job.added)
         if job.finish is not None:
-            weights |= add_finish(tidied.model, StoredTensors.open(job.folder), job.finish)
+            weights |= add_finish(tidied.model, open_weights(job.folder), job.finish)
         self._label(f"writing {path.name}")
         write_model(path, tidied.model, list(weights.values()))
 
@@ -304,7 +289,3 @@ def _peak_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

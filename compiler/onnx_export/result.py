@@ -15,8 +15,9 @@ class OnnxExport:
         folder: holds the graphs, config.json and the tokenizer's files.
         graphs: the graph files; one, called model.onnx, unless a cache was asked for.
         task: in optimum's words: "text-generation", "text2text-generation", "fill-mask",
-            "text-classification", "token-classification", "feature-extraction" (states
-            of tokens, output `last_hidden_state`), "sentence-similarity" (one vector a
+            "text-classification", "token-classification", "question-answering" (outputs
+            `start_logits`, `end_logits`), "feature-extraction" (states of tokens, output
+            `last_hidden_state`), "sentence-similarity" (one vector a
             text, output `embedding`) or "word-embedding". With a cache, "-with-past"
             stands behind.
         model_type: what config.json says.

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from compiler.bundling.attesting import RECORD_NAME, digest_of
 from compiler.errors import SourceError
 from compiler.files import Settings, read_bytes, read_json
-from compiler.onnx_export.tensors import StoredTensors
+from compiler.weights.reading import Weights, open_weights
 from security.checkpoint.layout import MAX_RECORD_BYTES, check_record
 from security.errors import BundleError
 
@@ -34,6 +33,7 @@ _OWN_FORMAT: Final = 1
 _TASKS: Final = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
     "ForMaskedLM": "fill-mask",
     "ForPreTraining": "fill-mask",
     "ForCausalLM": "text-generation",
@@ -42,7 +42,8 @@ _TASKS: Final = {
     "MTModel": "text2text-generation",
     "Model": "feature-extraction",
 }
-# Model types whose classes for masked words are no language models of their own kind.
+# Such a class gives two kinds of answers, of which a name that ends in "Model" tells nothing.
+_TWO_HEADS: Final = "DoubleHeads"
 LABELLED: Final = ("text-classification", "token-classification")
 _MAX_LABELS: Final = 4096
 _MAX_CONFIG_DEPTH: Final = 8
@@ -73,7 +74,7 @@ class ModelFolder:
     stock: Mapping[str, Any] | None
     task: str
     labels: tuple[str, ...]
-    weights: StoredTensors
+    weights: Weights
     digests: Mapping[str, str]
 
     @property
@@ -88,8 +89,8 @@ class ModelFolder:
             SourceError: they are not.
         """
         for file in self.weights.files:
-            if digest_of(file) != self.digests[file.name]:
-                raise SourceError(f"{file}: changed while it was exported; start again")
+            if digest_of(file.path) != self.digests[file.path.name]:
+                raise SourceError(f"{file.path}: changed while it was exported; start again")
 
 
 def read_folder(folder: Path) -> ModelFolder:
@@ -107,10 +108,10 @@ def read_folder(folder: Path) -> ModelFolder:
     model_type = settings.get("model_type", str, "")
     if not model_type:
         raise SourceError(f"{settings.path}: does not say its model_type")
-    weights = StoredTensors.open(folder)
+    weights = open_weights(folder)
     stock = _stock(settings, config, model_type)
     _require_counts(settings.path, stock or config, weights)
-    digests = {file.name: digest_of(file) for file in weights.files}
+    digests = weights.digests()
     _check_record(folder, digests)
     task = _task(settings.path, config, stock)
     return ModelFolder(
@@ -121,7 +122,7 @@ def read_folder(folder: Path) -> ModelFolder:
         task=task,
         labels=_labels(settings.path, config) if task in LABELLED else (),
         weights=weights,
-        digests=MappingProxyType(digests),
+        digests=digests,
     )
 
 
@@ -175,11 +176,12 @@ def _task(path: Path, config: Mapping[str, Any], stock: Mapping[str, Any] | None
     names = stock.get("architectures")
     name = str(names[0]) if isinstance(names, list) and names else "Model"
     for ending, task in _TASKS.items():
-        if name.endswith(ending):
+        if name.endswith(ending) and _TWO_HEADS not in name:
             return task
+    known = ", ".join(f"{ending} ({task})" for ending, task in _TASKS.items())
     raise SourceError(
-        f"{path}: a {name[:100]!a} cannot be exported; known are models for "
-        f"{', '.join(sorted(set(_TASKS.values())))}"
+        f"{path}: a {name[:100]!a} cannot be exported: nothing here serves what its output layer "
+        f"gives; classes whose names end in one of these can be: {known}"
     )
 
 
@@ -229,7 +231,7 @@ def _check_record(folder: Path, digests: Mapping[str, str]) -> None:
         raise SourceError(f"{path}: {error}") from error
 
 
-def _require_counts(path: Path, config: Mapping[str, Any], weights: StoredTensors) -> None:
+def _require_counts(path: Path, config: Mapping[str, Any], weights: Weights) -> None:
     """Refuse counts of modules that would keep a machine busy and no weights stand for."""
     limit = max(_LEAST_MODULES, len(weights.tensors))
     for key, value in _numbers(path, config, _MAX_CONFIG_DEPTH):

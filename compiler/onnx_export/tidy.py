@@ -22,12 +22,12 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from casemate import __version__
 from compiler.encoder.names import ATTENTION_MASK, EMBEDDING, LOGITS
 from compiler.encoder.pooling import add_embedding, add_normalized
+from compiler.errors import ExportError
 from compiler.onnx_export.added import add_dense_layers, last_token
-from compiler.onnx_export.errors import ExportError
 from compiler.onnx_export.graph import BATCH, ModelBuilder
 from compiler.onnx_export.optimum_job import Finish
-from compiler.onnx_export.tensors import StoredTensors
 from compiler.onnx_export.writing import Weight
+from compiler.weights.reading import Weights
 
 _POSITIONS = "position_ids"
 _PREFIX = "casemate_"
@@ -100,7 +100,7 @@ def tidy(
     return Tidied(made, dict(sorted(weights.items())))
 
 
-def add_before_output(model: ModelProto, stored: StoredTensors, count: int) -> dict[str, Weight]:
+def add_before_output(model: ModelProto, stored: Weights, count: int) -> dict[str, Weight]:
     """Put the dense layers of finetuning before the last matrix product of `logits`.
 
     Returns:
@@ -117,7 +117,7 @@ def add_before_output(model: ModelProto, stored: StoredTensors, count: int) -> d
         if not before:
             raise ExportError("the output layer is no matrix product; layers cannot be added")
         node = before[0]
-    width = stored.shape("task_layers.0.dense.bias")[0]
+    width = stored.tensor("task_layers.0.dense.bias").shape[0]
     builder = ModelBuilder(stored, _PREFIX)
     node.input[0] = add_dense_layers(builder, node.input[0], "task_layers", count, width)
     place = list(graph.node).index(node)
@@ -128,7 +128,7 @@ def add_before_output(model: ModelProto, stored: StoredTensors, count: int) -> d
     return builder.weights
 
 
-def add_finish(model: ModelProto, stored: StoredTensors, finish: Finish) -> dict[str, Weight]:
+def add_finish(model: ModelProto, stored: Weights, finish: Finish) -> dict[str, Weight]:
     """Turn states of tokens into one vector, or into logits of classes.
 
     Returns:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from compiler.onnx_export.errors import ExportError
+from compiler.errors import ExportError
 
 MAX_FILE_BYTES: Final = (2 << 30) - 1
 GRAPH_FILE: Final = "model.onnx"

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.child.job import run_child
 from compiler.errors import QuantizationError
-from compiler.onnx_measure.child import load_feeds, run_child, save_feeds
+from compiler.onnx_measure.feeds import load_feeds, save_feeds
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_measure.session import open_session, run_session
+from compiler.progress import Progress
 
 
 def encode_texts(
@@ -78,23 +80,24 @@ def run_outputs(
     with tempfile.TemporaryDirectory(prefix="casemate-outputs-") as name:
         folder = Path(name)
         request = {
-            "model": str(path),
-            "feeds": str(save_feeds(folder / "feeds.npz", feeds)),
+            "model": str(path.absolute()),
+            "feeds": save_feeds(folder / "feeds.npz", feeds),
             "threads": threads,
             "output": output,
             "to": str(folder / "outputs.npy"),
         }
-        run_child(__name__, request, folder)
+        run_child(__name__, request)
         rows: NDArray[np.float32] = np.load(folder / "outputs.npy", allow_pickle=False)
     return rows
 
 
-def serve(request: dict[str, Any]) -> dict[str, Any]:
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Run the graph, in the child."""
+    del progress
     session = open_session(Path(request["model"]), request["threads"])
     names = [request["output"] or session.get_outputs()[0].name]
     rows = []
-    for feeds in load_feeds(Path(request["feeds"])):
+    for feeds in load_feeds(request["feeds"]):
         (output,) = run_session(session, feeds, names)
         rows.append(np.asarray(output, np.float32).reshape(-1, output.shape[-1]))
     np.save(request["to"], np.concatenate(rows), allow_pickle=False)

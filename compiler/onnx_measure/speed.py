@@ -11,7 +11,6 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,10 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.child.job import run_child
 from compiler.errors import QuantizationError
-from compiler.onnx_measure.child import run_child
 from compiler.onnx_measure.result import CaseSpeed, OnnxSpeed
 from compiler.onnx_measure.session import open_session, run_session
+from compiler.progress import Progress
 
 CASES = ((1, 16), (32, 16), (1, 128), (32, 128))
 _MASKS = ("attention_mask",)
@@ -64,20 +64,20 @@ def measure_onnx_speed(
     if not cases or rounds < 1 or threads < 1 or seconds <= 0:
         raise QuantizationError("a measurement needs cases, rounds, threads and seconds above 0")
     request = {
-        "model": str(path),
+        "model": str(path.absolute()),
         "cases": [list(case) for case in cases],
         "threads": threads,
         "seconds": seconds,
         "rounds": rounds,
     }
-    with tempfile.TemporaryDirectory(prefix="casemate-speed-") as folder:
-        reply = run_child(__name__, request, Path(folder), timeout_seconds=timeout_seconds)
+    reply = run_child(__name__, request, seconds=timeout_seconds)
     reply["cases"] = tuple(CaseSpeed(**case) for case in reply["cases"])
     return OnnxSpeed(**reply)
 
 
-def serve(request: dict[str, Any]) -> dict[str, Any]:
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Measure, in the child."""
+    del progress
     path = Path(request["model"])
     began = time.perf_counter()
     session = open_session(path, request["threads"])

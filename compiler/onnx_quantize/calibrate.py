@@ -11,16 +11,23 @@ the one with the cut values moved to the ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from compiler.errors import QuantizationError
 from compiler.onnx_measure.result import Feeds
-from compiler.onnx_measure.session import open_model, run_session
-from compiler.onnx_quantize.plan import ENTROPY, MIN_MAX, OnnxPlan
+from compiler.onnx_measure.session import open_session, run_session
+from compiler.onnx_quantize.plan import ENTROPY, MIN_MAX, STATIC_INT8, OnnxPlan
+from compiler.onnx_quantize.sites import MATMUL, find_sites
+from compiler.passes.writing import write_model
 
 _BINS = 2048
 _LEVELS = 256
@@ -30,36 +37,89 @@ _MASK = "attention_mask"
 Range = tuple[float, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What calibration says of activations, by name.
+
+    Attributes:
+        ranges: smallest and largest value, for static 8 bits.
+        moments: mean of x x^T over rows x, FP64 [width, width], for GPTQ.
+    """
+
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    moments: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def gather_statistics(source: Path, plan: OnnxPlan, feeds: Sequence[Feeds]) -> Statistics:
+    """Return what a plan needs to know of the activations of a graph.
+
+    Only one copy of the weights is in memory at a time: the graph's, or its session's.
+
+    Args:
+        source: a float graph that the pre-parser has passed.
+        plan: what will be done; products of tensors that it excludes are not looked at.
+        feeds: the calibration inputs.
+
+    Raises:
+        QuantizationError: no inputs, the graph cannot be run on them, or an activation is
+            no finite number.
+    """
+    if not plan.needs_calibration:
+        return Statistics()
+    if not feeds:
+        raise QuantizationError("this plan needs calibration inputs, and there are none")
+    with tempfile.TemporaryDirectory(prefix="casemate-observed-") as folder:
+        session, names = open_observed(source, plan, Path(folder) / "model.onnx")
+    if not names:
+        return Statistics()
+    activations = Activations(session, names, feeds)
+    if plan.kind == STATIC_INT8:
+        return Statistics(ranges=find_ranges(activations, plan))
+    return Statistics(moments=second_moments(activations))
+
+
+def open_observed(source: Path, plan: OnnxPlan, path: Path) -> tuple[Any, list[str]]:
+    """Write a graph whose outputs are its activations as well; open it.
+
+    Returns:
+        The session, and the names of the activations, each FP32.
+    """
+    model = onnx.load(source, load_external_data=False)
+    names = sorted(
+        {
+            site.activation
+            for site in find_sites(model)
+            if site.kind == MATMUL and site.tensor not in plan.excluded
+        }
+    )
+    present = {value.name for value in model.graph.output}
+    for name in names:
+        if name not in present:
+            value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            model.graph.output.append(value)
+    write_model(model, path)
+    del model
+    return open_session(path), names
+
+
 class Activations:
     """Runs a graph on calibration inputs and hands out activations.
 
     Args:
-        model: a graph; unchanged afterwards.
+        session: of a graph that gives them as outputs.
         names: the values wanted, each FP32.
         feeds: the calibration inputs, at least one run.
-
-    Raises:
-        QuantizationError: no inputs, or the graph cannot be run on them.
     """
 
-    def __init__(self, model: ModelProto, names: Sequence[str], feeds: Sequence[Feeds]) -> None:
-        if not feeds:
-            raise QuantizationError("this plan needs calibration inputs, and there are none")
-        self._names = sorted(set(names))
-        self._feeds = feeds
-        outputs = model.graph.output
-        before = len(outputs)
-        present = {value.name for value in outputs}
-        for name in self._names:
-            if name not in present:
-                outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        try:
-            self._session = open_model(model)
-        finally:
-            del outputs[before:]
+    def __init__(self, session: Any, names: Sequence[str], feeds: Sequence[Feeds]) -> None:
+        self._session, self._names, self._feeds = session, list(names), feeds
 
     def batches(self) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Yield each run's activations, FP32 [rows, width], without padding."""
+        """Yield each run's activations, FP32 [rows, width], without padding.
+
+        Raises:
+            QuantizationError: the graph cannot be run on the inputs.
+        """
         for feeds in self._feeds:
             outputs = run_session(self._session, feeds, self._names)
             mask = feeds.get(_MASK)
@@ -76,15 +136,12 @@ def _rows(array: NDArray[np.float32], mask: NDArray[np.generic] | None) -> NDArr
     return array.reshape(-1, array.shape[-1])
 
 
-def find_ranges(
-    model: ModelProto, names: Sequence[str], feeds: Sequence[Feeds], plan: OnnxPlan
-) -> dict[str, Range]:
+def find_ranges(activations: Activations, plan: OnnxPlan) -> dict[str, Range]:
     """Return the range that each activation is to be quantized over, by the plan's method.
 
     Raises:
-        QuantizationError: as `Activations`, or an activation that is no finite number.
+        QuantizationError: the graph cannot be run, or an activation is no finite number.
     """
-    activations = Activations(model, names, feeds)
     ranges: dict[str, Range] = {}
     for batch in activations.batches():
         for name, rows in batch.items():
@@ -148,17 +205,15 @@ def _information_lost(counts: NDArray[np.int64], start: int, end: int) -> float:
     return float((right * np.log(right / other)).sum())
 
 
-def second_moments(
-    model: ModelProto, names: Sequence[str], feeds: Sequence[Feeds]
-) -> dict[str, NDArray[np.float64]]:
+def second_moments(activations: Activations) -> dict[str, NDArray[np.float64]]:
     """Return the mean of x x^T of each activation's rows x, FP64 [width, width].
 
     Raises:
-        QuantizationError: as `Activations`.
+        QuantizationError: the graph cannot be run.
     """
     sums: dict[str, NDArray[np.float64]] = {}
     counts: dict[str, int] = {}
-    for batch in Activations(model, names, feeds).batches():
+    for batch in activations.batches():
         for name, rows in batch.items():
             wide = rows.astype(np.float64)
             product = wide.T @ wide

@@ -11,16 +11,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnx
 from onnx import ModelProto
 
+from compiler.child.job import run_child
 from compiler.errors import QuantizationError
-from compiler.onnx_measure.child import load_feeds, run_child, save_feeds
+from compiler.onnx_measure.feeds import load_feeds, save_feeds
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_quantize.blocks import add_blocks
-from compiler.onnx_quantize.calibrate import find_ranges, second_moments
+from compiler.onnx_quantize.calibrate import Statistics, gather_statistics
 from compiler.onnx_quantize.edit import GraphEdit
 from compiler.onnx_quantize.half import store_half
 from compiler.onnx_quantize.int8 import add_dynamic, add_static, add_tables
@@ -28,7 +29,6 @@ from compiler.onnx_quantize.plan import (
     DYNAMIC_INT8,
     FLOAT16,
     FLOAT32,
-    GPTQ,
     STATIC_INT8,
     OnnxPlan,
 )
@@ -36,8 +36,10 @@ from compiler.onnx_quantize.result import OnnxQuantized
 from compiler.onnx_quantize.sites import GATHER, MATMUL, Site, find_sites
 from compiler.passes.graph import skeleton
 from compiler.passes.writing import write_model
+from compiler.progress import Progress
 
 Report = Callable[[str], None]
+_NO_STATISTICS: Final = Statistics()
 
 
 def quantize_onnx(
@@ -70,23 +72,24 @@ def quantize_onnx(
         result = folder / "model.onnx"
         feeds = calibration if plan.needs_calibration and calibration else ()
         request = {
-            "model": str(source),
-            "to": str(result),
+            "model": str(source.absolute()),
+            "to": str(result.absolute()),
             "plan": plan.to_dict(),
-            "calibration": str(save_feeds(folder / "calibration.npz", feeds)),
+            "calibration": save_feeds(folder / "calibration.npz", feeds),
         }
-        reply = run_child(__name__, request, folder)
+        reply = run_child(__name__, request)
         size = result.stat().st_size
         result.replace(out)
     return OnnxQuantized(out, plan, size, tuple(reply["quantized"]), tuple(reply["kept"]))
 
 
-def serve(request: dict[str, Any]) -> dict[str, Any]:
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Quantize, in the child."""
-    model = onnx.load(request["model"], load_external_data=False)
-    plan = OnnxPlan.from_dict(request["plan"])
-    feeds = load_feeds(Path(request["calibration"]))
-    quantized, kept = quantize_model(model, plan, feeds)
+    del progress
+    source, plan = Path(request["model"]), OnnxPlan.from_dict(request["plan"])
+    statistics = gather_statistics(source, plan, load_feeds(request["calibration"]))
+    model = onnx.load(source, load_external_data=False)
+    quantized, kept = quantize_model(model, plan, statistics)
     try:
         onnx.checker.check_model(skeleton(model))
     except onnx.checker.ValidationError as error:
@@ -96,9 +99,14 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def quantize_model(
-    model: ModelProto, plan: OnnxPlan, feeds: Sequence[Feeds] = ()
+    model: ModelProto, plan: OnnxPlan, statistics: Statistics = _NO_STATISTICS
 ) -> tuple[list[str], list[str]]:
     """Quantize a model in place; return the names of tensors that were, and were not.
+
+    Args:
+        model: a float graph.
+        plan: what to do.
+        statistics: what `gather_statistics` says of the graph, where the plan needs it.
 
     Raises:
         QuantizationError: as `quantize_onnx`.
@@ -118,7 +126,7 @@ def quantize_model(
     if not products and not tables:
         raise QuantizationError("the graph has no constant matrix that the plan could quantize")
     edit = GraphEdit(model)
-    _add_products(edit, model, products, plan, feeds)
+    _add_products(edit, model, products, plan, statistics)
     add_tables(edit, model, tables)
     edit.apply()
     done = {site.tensor for site in (*products, *tables)}
@@ -130,14 +138,11 @@ def _add_products(
     model: ModelProto,
     products: Sequence[Site],
     plan: OnnxPlan,
-    feeds: Sequence[Feeds],
+    statistics: Statistics,
 ) -> None:
-    activations = [site.activation for site in products]
     if plan.kind == DYNAMIC_INT8:
         add_dynamic(edit, model, products, plan)
     elif plan.kind == STATIC_INT8:
-        ranges = find_ranges(model, activations, feeds, plan)
-        add_static(edit, model, products, plan, ranges)
+        add_static(edit, model, products, plan, statistics.ranges)
     else:
-        moments = second_moments(model, activations, feeds) if plan.rounding == GPTQ else {}
-        add_blocks(edit, model, products, plan, moments)
+        add_blocks(edit, model, products, plan, statistics.moments)

@@ -18,10 +18,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from compiler.child.job import run_child
 from compiler.errors import QuantizationError
-from compiler.onnx_measure.child import load_feeds, run_child, save_feeds, say
+from compiler.onnx_measure.feeds import load_feeds, save_feeds
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_measure.session import open_model, open_session, run_session
+from compiler.onnx_quantize.calibrate import gather_statistics
 from compiler.onnx_quantize.plan import OnnxPlan
 from compiler.onnx_quantize.quantize import quantize_model, quantize_onnx
 from compiler.onnx_quantize.result import TensorError
@@ -55,19 +57,19 @@ def rank_sensitivity(
     with tempfile.TemporaryDirectory(prefix="casemate-ranking-") as name:
         folder = Path(name)
         request = {
-            "model": str(source),
+            "model": str(source.absolute()),
             "plan": plan.to_dict(),
-            "inputs": str(save_feeds(folder / "inputs.npz", inputs)),
+            "inputs": save_feeds(folder / "inputs.npz", inputs),
         }
-        reply = run_child(__name__, request, folder, progress=progress)
+        reply = run_child(__name__, request, progress=progress)
     return tuple(TensorError(**item) for item in reply["errors"])
 
 
-def serve(request: dict[str, Any]) -> dict[str, Any]:
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Rank, in the child."""
     path = Path(request["model"])
     plan = OnnxPlan.from_dict(request["plan"])
-    feeds = load_feeds(Path(request["inputs"]))
+    feeds = load_feeds(request["inputs"])
     found = find_sites(onnx.load(path, load_external_data=False))
     sites = [
         site
@@ -76,14 +78,16 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     ]
     tensors = sorted({site.tensor for site in sites})
     every = sorted({site.tensor for site in found})
+    # The rest of the graph stays in float, so activations are the same for all.
+    statistics = gather_statistics(path, plan, feeds)
     expected = _outputs(open_session(path), feeds)
     errors = []
     for number, tensor in enumerate(tensors):
-        say(f"ranking {tensor}", number / len(tensors))
+        progress(f"ranking {tensor}", number / len(tensors))
         model = onnx.load(path, load_external_data=False)
         size = next(int(np.prod(i.dims)) for i in model.graph.initializer if i.name == tensor)
         alone = replace(plan, excluded=tuple(name for name in every if name != tensor))
-        quantize_model(model, alone, feeds)
+        quantize_model(model, alone, statistics)
         divergence = _divergence(expected, _outputs(open_model(model), feeds))
         errors.append(TensorError(tensor, divergence, size))
     errors.sort(key=lambda item: (-item.divergence, item.tensor))

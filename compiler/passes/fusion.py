@@ -20,8 +20,9 @@ from typing import Any
 import onnx
 from onnx import ModelProto, helper
 
-from compiler.onnx_measure.child import run_child
+from compiler.child.job import run_child
 from compiler.passes.base import CONSTANTS_NAMED, FOLDED, FUSED, NO_TRAINING, UNIQUE_EXPRESSIONS
+from compiler.progress import Progress
 from security.preparse.onnx_schema import MICROSOFT, MICROSOFT_OPERATORS
 
 
@@ -50,7 +51,7 @@ class Fusion:
             source, target = folder / "model.onnx", folder / "fused.onnx"
             onnx.save(model, source)
             request = {"model": str(source), "to": str(target), "attention": self._attention}
-            run_child(__name__, request, folder)
+            run_child(__name__, request)
             fused = onnx.load(target)
         domains = {(node.domain, node.op_type) for node in fused.graph.node}
         if any(d == MICROSOFT and op not in MICROSOFT_OPERATORS for d, op in domains):
@@ -72,8 +73,9 @@ def _name_in_order(model: ModelProto) -> None:
         node.name = f"{node.op_type}_{number}"
 
 
-def serve(request: dict[str, Any]) -> dict[str, Any]:
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Fuse, in the child."""
+    del progress
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_by_fusion
 

@@ -19,8 +19,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from compiler.child.job import run_child
 from compiler.errors import PassError, QuantizationError
-from compiler.onnx_measure.child import load_feeds, run_child, save_feeds
+from compiler.onnx_measure.feeds import load_feeds, save_feeds
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_measure.session import open_model, open_session, run_session
 from compiler.passes.base import GraphPass
@@ -34,6 +35,7 @@ from compiler.passes.training_leftovers import TrainingLeftovers
 from compiler.passes.unique_constants import UniqueConstants
 from compiler.passes.unused import Unused
 from compiler.passes.writing import write_model
+from compiler.progress import Progress
 
 Report = Callable[[str], None]
 # Of the largest output: fused kernels sum in another order.
@@ -146,27 +148,28 @@ def optimize_onnx(
         folder = Path(name)
         result = folder / "model.onnx"
         request = {
-            "model": str(source),
-            "to": str(result),
-            "check": str(save_feeds(folder / "check.npz", check)),
+            "model": str(source.absolute()),
+            "to": str(result.absolute()),
+            "check": save_feeds(folder / "check.npz", check),
             "fuse": fuse,
             "tolerance": tolerance,
         }
-        run_child(__name__, {**request, "task": "rewrite"}, folder)
+        run_child(__name__, {**request, "task": "rewrite"})
         difference = 0.0
         if check:
-            difference = run_child(__name__, {**request, "task": "compare"}, folder)["difference"]
+            difference = run_child(__name__, {**request, "task": "compare"})["difference"]
         if not difference <= tolerance:
-            run_child(__name__, {**request, "task": "name the pass"}, folder)
+            run_child(__name__, {**request, "task": "name the pass"})
             raise PassError(f"the passes together changed the outputs by {difference:.2g}")
         result.replace(out)
     return out
 
 
-def serve(request: dict[str, Any]) -> dict[str, Any]:
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Run the passes, or compare what they made with the source, in the child."""
+    del progress
     source, result = Path(request["model"]), Path(request["to"])
-    feeds = load_feeds(Path(request["check"]))
+    feeds = load_feeds(request["check"])
     if request["task"] == "compare":
         return {"difference": _difference_of_files(source, result, feeds)}
     rewriting = request["task"] == "rewrite"

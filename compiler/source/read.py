@@ -22,6 +22,7 @@ from typing import Final
 from compiler.bundling.inspect import inspect_gguf, inspect_onnx
 from compiler.errors import SourceError
 from compiler.files import PICKLED, Settings
+from compiler.source.heads import raw_scores, saved_as
 from compiler.source.source import (
     BUNDLE,
     CHECKPOINT,
@@ -34,7 +35,7 @@ from compiler.source.source import (
     TENSOR,
     Source,
 )
-from compiler.source.weights import weight_files
+from compiler.weights.reading import open_weights
 from security.bundle.manifest import MANIFEST_NAME
 from security.bundle.opening import open_unsigned
 
@@ -88,10 +89,12 @@ def _onnx(path: Path) -> Source:
     if len(beside) < 2:
         return Source(path, ONNX, "", "", TENSOR, path, (path.name,))
     settings = Settings(path.parent / CONFIG_FILE)
-    task = CLASSIFY if _saved_as(settings).endswith(_CLASSIFIER) else EMBED
+    architecture = saved_as(settings)
+    task = CLASSIFY if architecture.endswith(_CLASSIFIER) else EMBED
+    task = TENSOR if raw_scores(settings) else task
     files = tuple(sorted([path.name, *beside]))
     return Source(
-        path, ONNX, settings.get("model_type", str, ""), _saved_as(settings), task, path, files
+        path, ONNX, settings.get("model_type", str, ""), architecture, task, path, files
     )
 
 
@@ -99,19 +102,19 @@ def _folder(folder: Path) -> Source:
     if not (folder / CONFIG_FILE).is_file():
         raise SourceError(f"{folder}: has no {CONFIG_FILE}; {_WANTED}")
     settings = Settings(folder / CONFIG_FILE)
-    model_type, saved_as = settings.get("model_type", str, ""), _saved_as(settings)
+    model_type, architecture = settings.get("model_type", str, ""), saved_as(settings)
     graph = next((folder / name for name in GRAPH_FILES if (folder / name).is_file()), None)
     weights: tuple[str, ...] = ()
     if graph is not None and not (folder / "model.safetensors").is_file():
         inspect_onnx(graph)
     else:
         graph = None
-        weights = weight_files(folder)
+        weights = tuple(file.path.name for file in open_weights(folder).files)
     if not model_type:
         raise SourceError(f"{settings.path}: names no model_type; its architecture is unknown")
-    task = _task_of(folder, model_type, saved_as)
+    task = TENSOR if raw_scores(settings) else _task_of(folder, model_type, architecture)
     tokenizers = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if task is not None and not tokenizers:
+    if task not in (None, TENSOR) and not tokenizers:
         raise SourceError(
             f"{folder}: has no {TOKENIZER_FILES[0]}; a model of text is served with the tokenizer "
             "that it was trained with"
@@ -121,24 +124,18 @@ def _folder(folder: Path) -> Source:
     record = (folder / RECORD_FILE).is_file() and graph is None
     files += [RECORD_FILE] if record else []
     kind = CHECKPOINT if record else HUGGINGFACE
-    return Source(folder, kind, model_type, saved_as, task, graph, tuple(sorted(files)))
+    return Source(folder, kind, model_type, architecture, task, graph, tuple(sorted(files)))
 
 
-def _saved_as(settings: Settings) -> str:
-    names = settings.raw("architectures")
-    first = names[0] if isinstance(names, list) and names else ""
-    return first if isinstance(first, str) else ""
-
-
-def _task_of(folder: Path, model_type: str, saved_as: str) -> str | None:
+def _task_of(folder: Path, model_type: str, architecture: str) -> str | None:
     """What a folder is for, as far as its files say; an export knows the rest."""
-    if saved_as.endswith(_CLASSIFIER):
+    if architecture.endswith(_CLASSIFIER):
         return CLASSIFY
-    if saved_as.endswith(_GENERATORS) and not model_type.startswith("casemate-"):
+    if architecture.endswith(_GENERATORS) and not model_type.startswith("casemate-"):
         return GENERATE
     if (folder / "modules.json").is_file():
         return EMBED
-    return EMBED if model_type == "bert" and saved_as in _BERT_ENCODERS else None
+    return EMBED if model_type == "bert" and architecture in _BERT_ENCODERS else None
 
 
 def _bundle(folder: Path) -> Source:

@@ -22,7 +22,8 @@ GGUF: Final = "gguf"
 BUNDLE: Final = "bundle"
 KINDS: Final = (CHECKPOINT, HUGGINGFACE, ONNX, GGUF, BUNDLE)
 
-# What a folder of weights is by the class that it was saved as; None leaves it to the export.
+# What a folder of weights is by the class that it was saved as; None leaves it to the export,
+# and "tensor" stands for an output layer that none of the others serves.
 GENERATE, EMBED, CLASSIFY, TENSOR = "generate", "embed", "classify", "tensor"
 
 

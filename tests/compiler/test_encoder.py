@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from compiler.encoder.bert import BertConfig, read_config, read_weights
+from compiler.encoder.bert import BertConfig, BertWeights, read_config, read_weights
 from compiler.encoder.bert_graph import classifier_graph, embedding_graph
 from compiler.errors import SourceError
 from tests.compiler.reference_bert import ReferenceBert
@@ -51,7 +51,7 @@ def run(model: onnx.ModelProto, ids: Ids, mask: Ids) -> NDArray[np.float32]:
     return output
 
 
-def load(folder: Path) -> tuple[BertConfig, dict[str, NDArray[np.float32]]]:
+def load(folder: Path) -> tuple[BertConfig, BertWeights]:
     config = read_config(folder)
     return config, read_weights(folder, config)
 
@@ -111,7 +111,7 @@ def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
     path = folder / "model.safetensors"
     save_file({name: a.astype(np.float16) for name, a in load_file(path).items()}, path)
     _, weights = load(folder)
-    assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}
+    assert {weights[name].dtype for name in weights.names} == {np.dtype(np.float32)}
 
 
 def change_config(folder: Path, **values: Any) -> None:
@@ -131,7 +131,7 @@ def change_config(folder: Path, **values: Any) -> None:
         ({"num_hidden_layers": True}, "'num_hidden_layers' as a int"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers must be from 1"),
         ({"num_attention_heads": 5}, "not a multiple"),
-        ({"vocab_size": 7}, "config says"),
+        ({"vocab_size": 7}, "config.json says"),
         ({"num_hidden_layers": 3}, "is missing"),
     ],
 )
@@ -161,8 +161,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     tensors = dict(load_file(path))
     tensors["embeddings.LayerNorm.bias"][3] = np.nan
     save_file(tensors, path)
+    config, weights = load(folder)
     with pytest.raises(SourceError, match="not finite"):
-        load(folder)
+        embedding_graph(config, weights, "mean", normalize=True)
 
 
 def test_integer_weights_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from compiler.llama.jobs.logits import scored
 from compiler.progress import Progress
 
 
-def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Return lists with one number a position: kl, surprise, reference_surprise, same."""
     shape = (arguments["positions"], arguments["vocabulary"])
     reference = np.memmap(arguments["reference"], "<f2", "r", shape=shape)

@@ -19,7 +19,7 @@ from compiler.llama.plan import EMBEDDING, OUTPUT, is_tied
 from compiler.progress import Progress
 
 
-def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Return {"errors": {name: figure}} for the tensors and formats in arguments["types"]."""
     importance = read_importance(Path(arguments["imatrix"]))
     errors: dict[str, float] = {}

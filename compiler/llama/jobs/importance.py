@@ -113,7 +113,7 @@ class Collector:
             self.moments[name] = self.moments.get(name, 0) + (rows.T @ rows).astype(np.float64)
 
 
-def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Write an importance file; return how many tokens and tensors it speaks of."""
     tokens, window = arguments["tokens"], arguments["window"]
     collector = Collector(tuple(arguments["moments"]), arguments["max_columns"])

@@ -55,7 +55,7 @@ def scored(arguments: dict[str, Any], progress: Progress) -> Iterator[tuple[Floa
                 yield log_softmax(session.logits(end - start)), piece[start + 1 : end + 1]
 
 
-def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Write float16[positions, vocabulary] to arguments["out"]; return the perplexity's sum."""
     positions = 0
     surprise = 0.0

@@ -21,7 +21,7 @@ from compiler.llama.plan import EMBEDDING, OUTPUT, TYPE_NUMBERS
 from compiler.progress import Progress
 
 
-def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Write arguments["out"]."""
     quiet()
     progress("quantizing with llama.cpp", 0.0)

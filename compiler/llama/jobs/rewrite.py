@@ -24,7 +24,7 @@ from compiler.progress import Progress
 _SLICE_ELEMENTS = 1 << 22
 
 
-def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Write arguments["out"]; return how each changed tensor was rounded."""
     importance = None
     if arguments["imatrix"] is not None:

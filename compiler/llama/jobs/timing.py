@@ -20,7 +20,7 @@ _MAX_STEPS = 512
 _WARM_STEPS = 2
 
 
-def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Return load seconds, prefill tok/s, decode tok/s by clients, peak memory in bytes."""
     batches, prefill = arguments["batches"], arguments["prefill"]
     clients = max(batches)

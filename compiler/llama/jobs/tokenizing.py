@@ -12,7 +12,7 @@ from compiler.llama.jobs.session import Session, SessionConfig
 from compiler.progress import Progress
 
 
-def run(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Return {"tokens": [...]}; only the vocabulary is loaded."""
     del progress
     text = Path(arguments["text"]).read_text(encoding="utf-8")

@@ -195,6 +195,7 @@ def quantized(source: Path) -> None:
 
 
 def index_leads_out(source: Path) -> None:
+    (source / "model.safetensors").unlink()
     index = {"weight_map": {"model.norm.weight": "../secret.safetensors"}}
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
 
@@ -220,7 +221,7 @@ BAD: dict[Callable[[Path], None], str] = {
     with_a_tail: "4 bytes follow",
     overlapping: "overlaps",
     quantized: "I8",
-    index_leads_out: "beside it",
+    index_leads_out: "in the same folder alone",
 }
 
 

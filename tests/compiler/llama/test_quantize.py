@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import select
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +12,8 @@ import numpy as np
 import pytest
 
 from compiler.errors import ChildError, QuantizationError, SourceError
-from compiler.llama.child import run_job
 from compiler.llama.gguf_file import open_gguf
+from compiler.llama.job import run_job
 from compiler.llama.plan import GgufPlan
 from compiler.llama.quality import compare, make_reference
 from compiler.llama.quantize import quantize_gguf
@@ -128,36 +126,6 @@ def test_an_assertion_of_ggml_kills_the_child_alone(tiny: Path, tmp_path: Path) 
     arguments = {"source": str(tiny), "out": str(out), "types": types, "imatrix": None}
     with pytest.raises((ChildError, SourceError)):
         run_job("rewrite", arguments | {"rounding": "plain"})
-
-
-def test_a_child_over_its_time_is_stopped(tiny: Path) -> None:
-    arguments = {"gguf": str(tiny), "tokens": [5] * 512, "window": 256, "threads": 1}
-    with pytest.raises(ChildError, match="time limit"):
-        run_job("reference", arguments | {"out": "/dev/null"}, seconds=0.05)
-
-
-_PARENT = """
-import pathlib, sys
-from compiler.llama.child import run_job
-def tell(label, fraction):
-    print(pathlib.Path("/proc/thread-self/children").read_text().split()[0], flush=True)
-gguf = sys.argv[1]
-tokens = {"tokens": [5] * 512000, "window": 512, "threads": 1}
-run_job("reference", {"gguf": gguf, "out": "/dev/null", **tokens}, progress=tell)
-"""
-
-
-def test_a_child_dies_with_its_parent(tiny: Path) -> None:
-    command = [sys.executable, "-c", _PARENT, str(tiny)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        child = os.pidfd_open(int(parent.stdout.readline()))
-        try:
-            parent.kill()
-            ended, _, _ = select.select([child], [], [], 30)
-        finally:
-            os.close(child)
-    assert ended
 
 
 _FULL_DISK = """

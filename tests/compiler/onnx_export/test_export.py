@@ -12,8 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from compiler.bundling.plan import Report
-from compiler.errors import SourceError
-from compiler.onnx_export.errors import ExportError
+from compiler.errors import ExportError, SourceError
 from compiler.onnx_export.export import export_onnx
 from compiler.onnx_export.optimum_job import Job, Outcome, run_job
 from compiler.onnx_export.optimum_process import perform

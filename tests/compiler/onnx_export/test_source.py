@@ -86,7 +86,7 @@ DEFECTS: dict[str, tuple[Defect, str]] = {
     "no model type": (lambda folder: change(folder, model_type=None), "model_type"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
     "pickled": (pickled, "pickled weights can run code"),
-    "cut short": (cut, "does not fit the file"),
+    "cut short": (cut, "the file is truncated"),
     "a tensor in two files": (twice, "as another file does"),
     "weights elsewhere": (outside, "in the same folder alone"),
     "a weight is missing": (lacking, "lack classifier.weight"),
@@ -98,9 +98,9 @@ DEFECTS: dict[str, tuple[Defect, str]] = {
     "another width": (lambda f: change(f, hidden_size=32), "do not fit"),
     "unknown to transformers": (lambda f: change(f, model_type="frobnicate"), "transformers"),
     "unknown to us": (lambda f: change(f, model_type="casemate-frobnicate"), "casemate-recurrent"),
-    "answers questions": (
-        lambda f: change(f, architectures=["BertForQuestionAnswering"]),
-        "text-classification",
+    "chooses among texts": (
+        lambda f: change(f, architectures=["BertForMultipleChoice"]),
+        "ForQuestionAnswering (question-answering)",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,16 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from compiler.bundling.inspect import inspect_onnx
-from compiler.errors import ChildError, QuantizationError
-from compiler.onnx_measure.child import run_child
+from compiler.errors import QuantizationError
 from compiler.onnx_measure.quality import compare_outputs
+from compiler.onnx_measure.result import Feeds
+from compiler.onnx_quantize.calibrate import gather_statistics
 from compiler.onnx_quantize.plan import OnnxPlan
 from compiler.onnx_quantize.quantize import quantize_model, quantize_onnx
 from compiler.onnx_quantize.sensitivity import mixed_plan, rank_sensitivity
 from compiler.onnx_quantize.sites import find_sites
 from tests.compiler.passes.graphs import model_of, operators, run, tiny_encoder, tiny_texts
 
-CRASHING = "tests.compiler.onnx_quantize.crashing"
 FEEDS = [tiny_texts(8, 12, seed) for seed in range(3)]
 PLANS = {
     "half": (OnnxPlan(kind="float16"), 0.9999),
@@ -48,6 +49,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def quantized(
+    model: onnx.ModelProto, plan: OnnxPlan, feeds: Sequence[Feeds], work: Path
+) -> tuple[list[str], list[str]]:
+    """Quantize a model in place, as calibrated on inputs."""
+    path = work / "calibrated.onnx"
+    path.write_bytes(model.SerializeToString())
+    return quantize_model(model, plan, gather_statistics(path, plan, feeds))
+
+
 def rows(model: onnx.ModelProto) -> NDArray[np.float32]:
     return np.concatenate([run(model, feeds)[0] for feeds in FEEDS])
 
@@ -59,7 +69,7 @@ def test_outputs_stay_close_and_the_preparser_takes_the_file(
     plan, least = PLANS[name]
     expected = rows(onnx.load(source))
     model = onnx.load(source)
-    done, kept = quantize_model(model, plan, FEEDS)
+    done, kept = quantized(model, plan, FEEDS, tmp_path)
     assert done
     assert not set(done) & set(kept)
     onnx.checker.check_model(model)
@@ -125,8 +135,20 @@ def test_a_tied_table_is_looked_up_and_multiplied() -> None:
     assert compare_outputs(expected, run(model, feeds)[0]).cosine_mean > 0.999
 
 
+def test_a_graph_with_tables_alone_has_nothing_to_calibrate(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["ids"], to=7),
+        helper.make_node("Gather", ["w", "ids"], ["y"]),
+    ]
+    model = model_of(nodes, {"w": table}, inputs={"x": ["n"]}, outputs={"y": ["n", 64]})
+    feeds = {"x": np.arange(20, dtype=np.float32)}
+    plan = OnnxPlan(kind="static_int8", embeddings=True)
+    assert quantized(model, plan, [feeds], tmp_path) == (["w"], [])
+
+
 @pytest.mark.parametrize("transposed", [0, 1])
-def test_gemm_with_a_bias(transposed: int) -> None:
+def test_gemm_with_a_bias(transposed: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     weight = random.standard_normal((96, 96)).astype(np.float32)
     bias = random.standard_normal(96).astype(np.float32)
@@ -136,18 +158,18 @@ def test_gemm_with_a_bias(transposed: int) -> None:
     for plan in (OnnxPlan(), OnnxPlan(kind="blocks", bits=8), OnnxPlan(kind="static_int8")):
         model = model_of(nodes, constants, inputs={"x": ["n", 96]}, outputs={"y": ["n", 96]})
         expected = run(model, feeds)[0]
-        quantize_model(model, plan, [feeds])
+        quantized(model, plan, [feeds], tmp_path)
         assert compare_outputs(expected, run(model, feeds)[0]).cosine_mean > 0.999
 
 
-def test_a_width_that_is_no_whole_number_of_blocks() -> None:
+def test_a_width_that_is_no_whole_number_of_blocks(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal((100, 50)).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     feeds = {"x": np.random.default_rng(1).standard_normal((7, 100)).astype(np.float32)}
     for rounding in ("rtn", "gptq"):
         model = model_of(nodes, {"w": weight}, inputs={"x": ["n", 100]}, outputs={"y": ["n", 50]})
         expected = run(model, feeds)[0]
-        quantize_model(model, OnnxPlan(kind="blocks", rounding=rounding), [feeds])
+        quantized(model, OnnxPlan(kind="blocks", rounding=rounding), [feeds], tmp_path)
         assert compare_outputs(expected, run(model, feeds)[0]).cosine_mean > 0.98
 
 
@@ -204,15 +226,3 @@ def test_what_cannot_be_quantized_is_refused(tmp_path: Path, source: Path) -> No
         quantize_model(model, OnnxPlan())
     assert not out.exists()
     assert not list(tmp_path.iterdir())
-
-
-def test_a_process_that_dies_is_an_error_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    with pytest.raises(ChildError, match="ended by SIGSEGV"):
-        run_child(CRASHING, {"how": "crash"}, tmp_path)
-    with pytest.raises(ChildError, match=r"took longer than 0\.5 seconds"):
-        run_child(CRASHING, {"how": "hang"}, tmp_path, timeout_seconds=0.5)
-    with pytest.raises(ChildError, match="failed: ZeroDivisionError"):
-        run_child(CRASHING, {"how": "raise"}, tmp_path)

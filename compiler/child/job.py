@@ -1,0 +1,99 @@
+"""Call a function of ours in a process of its own: `serve(request, progress)` of a module.
+
+The request is JSON on the child's standard input. It answers in JSON lines: its progress,
+then one reply or one error. Errors of ours come out here under their own type; an error that
+nobody foresaw is named by its type and place, without its message, which might hold a
+text. Arrays travel in files whose names are in the request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from compiler import errors
+from compiler.child.program import Ended, run_program
+from compiler.errors import ChildError, SourceError
+from compiler.progress import Progress, silent
+from security.errors import CasemateError
+
+_WORKER: Final = "compiler.child.worker"
+_QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
+
+
+def run_child(
+    module: str,
+    request: Mapping[str, Any],
+    *,
+    seconds: float | None = None,
+    progress: Progress = silent,
+    variables: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return what `serve(request, progress)` of a module returns in a new process.
+
+    Args:
+        module: its full name.
+        request: JSON values; paths absolute.
+        seconds: after which the process is killed; None for no limit.
+        progress: is told what the child tells its own.
+        variables: of its environment, besides those that every child has.
+
+    Raises:
+        CasemateError: the child's; one that is not in compiler.errors as a SourceError.
+        OSError: the child's, for instance a full disk.
+        ChildError: it crashed, was killed, took too long or broke the protocol.
+    """
+    answer: dict[str, Any] = {}
+
+    def line(text: bytes) -> None:
+        message = _message(text)
+        if "progress" in message:
+            label, fraction = message["progress"]
+            progress(str(label), float(fraction))
+        else:
+            answer.update(message)
+
+    # -P: a current directory lends no modules.
+    command = [sys.executable, "-P", "-m", _WORKER, module, str(os.getpid())]
+    ended = run_program(
+        command,
+        request=json.dumps(request).encode(),
+        line=line,
+        seconds=seconds,
+        variables=variables,
+    )
+    if "error" in answer:
+        raise _error(answer)
+    if ended.late:
+        raise ChildError(f"{module} took longer than {seconds:g} seconds, its time limit")
+    if ended.status or "reply" not in answer:
+        raise ChildError(_death(module, ended))
+    return dict(answer["reply"])
+
+
+def _message(text: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(text)
+    except ValueError:
+        message = None
+    # What dies in the middle of a line says so by its status.
+    return message if isinstance(message, dict) else {}
+
+
+def _error(answer: Mapping[str, Any]) -> Exception:
+    name, message = str(answer["error"]), str(answer.get("message", ""))
+    if name == "OSError":
+        return OSError(int(answer.get("errno", 0)), message)
+    kind = getattr(errors, name, SourceError)
+    return (kind if issubclass(kind, CasemateError) else SourceError)(message)
+
+
+def _death(module: str, ended: Ended) -> str:
+    # What a native library prints may quote what it worked on.
+    words = _QUOTED.sub("'...'", ended.words)
+    cause = ended.cause if ended.status else "ended without an answer"
+    return f"{module} {cause}" + (f" ({words})" if words else "")
