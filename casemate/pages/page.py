@@ -94,6 +94,8 @@ tbody tr:last-child>*{border-bottom:0}
 th:last-child,td:last-child{padding-right:0}
 .numbers th:not(:first-child),.numbers td{text-align:right;white-space:nowrap}
 .numbers bdi{overflow-wrap:anywhere}
+.numbers small{display:block;font-size:12px;color:var(--soft)}
+.named tbody th{min-width:24ch}
 .numbers tbody th{max-width:32ch;min-width:9ch;overflow-wrap:anywhere}
 .matrix thead th{max-width:12ch;white-space:normal;overflow-wrap:anywhere}
 .matrix td{padding:3px}.cell{display:block;padding:6px 10px;border-radius:5px;min-width:52px;

@@ -75,8 +75,10 @@ def _tiles(record: Compilation) -> Markup:
     chosen = record.entry(record.chosen)
     reference = record.entry(record.reference)
     how = "predicted" if chosen.predicted else "measured"
-    found = [("Chosen", chosen.candidate.label, _promise(record))]
-    names = sorted(chosen.rates, key=lambda name: (name not in record.load_rates, name))
+    found: list[tuple[str, str, str]] = []
+    names = sorted(
+        chosen.rates, key=lambda name: (name not in record.load_rates, *_rate_order(name))
+    )
     for name in names[:3]:
         rate = chosen.rates[name]
         remark = f"{_ratio(rate.ratio)} the reference's, {how}"
@@ -86,7 +88,13 @@ def _tiles(record: Compilation) -> Markup:
         found.append(("File", numbers.size(chosen.size_bytes), f"reference: {before}"))
     if chosen.quality is not None:
         found += [(name, value, "") for name, value in quality_figures(chosen.quality)[:2]]
-    return element("div", tiles(found), class_="above")
+    said = element(
+        "p",
+        "Chosen: ",
+        element("strong", element("bdi", chosen.candidate.label)),
+        f". Promised: {_promise(record)}.",
+    )
+    return element("div", said, tiles(found), class_="above")
 
 
 def _notes(record: Compilation) -> Markup | None:
@@ -94,9 +102,9 @@ def _notes(record: Compilation) -> Markup | None:
     if record.predicted:
         said.insert(
             0,
-            f"Speeds are predicted for {record.target.name} from its bandwidth and cores, never "
-            "measured: they rank formats, and times may be off by a factor of two. Quality was "
-            "measured here.",
+            f"Speeds are predicted for {record.target.name} from its instructions, cores and "
+            "bandwidth, never measured there: they rank formats, and times may be off by a factor "
+            "of two. Quality was measured here.",
         )
     if not said:
         return None
@@ -117,7 +125,7 @@ def _front(record: Compilation) -> Markup:
     entries = [record.entry(digest) for digest in record.front]
     rows = [_summary(record, entry) for entry in entries]
     heading = ("Candidate", "Size", "Speed", "Loss", "Promise")
-    return part("The front", said, table(heading, rows, class_="numbers"))
+    return part("The front", said, table(heading, rows, class_="numbers named"))
 
 
 def _summary(record: Compilation, entry: Entry) -> tuple[Child, ...]:
@@ -146,15 +154,18 @@ def _speeds(record: Compilation) -> Markup:
             if rate is None:
                 cells.append("–")
                 continue
-            shown = f"{numbers.figure(rate.rate.median)} ({_ratio(rate.ratio)})"
-            cells.append(shown)
+            ratio = element("small", _ratio(rate.ratio))
+            cells.append(element("div", numbers.figure(rate.rate.median), ratio))
         cells.append("–" if one.load_seconds is None else numbers.duration(one.load_seconds))
         cells.append("–" if one.peak_mib is None else f"{one.peak_mib:,.0f} MiB")
         rows.append(tuple(cells))
     how = "predicted" if record.predicted else "measured"
     heading = ("Candidate", *map(rate_name, names), "Load", "Peak memory")
     said = element(
-        "p", f"Per second, {how}; in brackets by the reference's of the same round.", class_="soft"
+        "p",
+        f"Per second, {how}; below it, by the reference's of the same rounds: "
+        "the median, and the lowest and highest.",
+        class_="soft",
     )
     qualities = [one for one in record.candidates if one.quality is not None and one.rates]
     figures = [(element("bdi", one.candidate.label), *_figures(one.quality)) for one in qualities]
@@ -162,8 +173,8 @@ def _speeds(record: Compilation) -> Markup:
     return part(
         "Every candidate that was timed",
         said,
-        table(heading, rows, class_="numbers"),
-        element("div", table(kinds, figures, class_="numbers"), class_="above"),
+        table(heading, rows, class_="numbers named"),
+        element("div", table(kinds, figures, class_="numbers named"), class_="above"),
     )
 
 

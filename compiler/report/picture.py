@@ -23,6 +23,7 @@ from security.files import write_atomic
 
 _WIDTH, _HEIGHT = 760, 430
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 46, 52
+_KEY_LINE = 19
 _LEAST_LOSS: Final = 1e-4
 # Room for what loses nothing, left of the logarithm.
 _ZERO_SHARE: Final = 0.08
@@ -177,14 +178,14 @@ def picture(record: Compilation) -> str:
         parts.append(element("polyline", points=line, class_="front"))
     for one in points:
         parts += _standing(one, across, up)
-    parts += _names(front, across, up)
+    parts += _key(front, across, up)
     svg = element(
         "svg",
         element("title", _described(points, record)),
         element("style", Markup(_STYLE)),
         *parts,
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT + _KEY_LINE * len(front) + 12}",
         role="img",
     )
     return f"{svg}\n"
@@ -265,27 +266,24 @@ def _standing(one: Point, across: _LossAxis, up: Axis) -> list[Markup]:
     return found
 
 
-def _names(front: Sequence[Point], across: _LossAxis, up: Axis) -> list[Markup]:
-    """Return the names of the front's points, where they have room."""
+def _key(front: Sequence[Point], across: _LossAxis, up: Axis) -> list[Markup]:
+    """Number the front's points, and say under the plot what each is: names are long."""
     found: list[Markup] = []
-    last = math.inf
-    for one in reversed(front):
-        x, y = _x(across.position(one.loss)), _y(up.position(one.gain))
-        if abs(y - last) < 15:
-            continue
-        right = x > (_LEFT + _WIDTH) / 2
-        anchor, gap = ("end", -13) if right else ("start", 13)
+    for number, one in enumerate(front, 1):
+        x, y = _x(across.position(one.loss)) - 8, _y(up.position(one.gain)) - 8
         found.append(
             element(
                 "text",
-                one.label,
-                x=f"{x + gap:.1f}",
-                y=f"{y + 4:.1f}",
-                text_anchor=anchor,
+                str(number),
+                x=f"{x:.1f}",
+                y=f"{y:.1f}",
+                text_anchor="end",
                 class_="name",
             )
         )
-        last = y
+        said = f"{number}  {_hint(one)}{' (chosen)' if one.chosen else ''}"
+        place = _HEIGHT + 8 + _KEY_LINE * (number - 1)
+        found.append(element("text", said, x=_LEFT, y=place, class_="name"))
     return found
 
 

@@ -3,7 +3,8 @@
 The speed of a candidate is how many times the reference's it is, in the rate that the load
 is about: decoding for one client, for sixteen, reading prompts; or its size. Where two are
 as good as equally fast the one closer to the reference is chosen: a difference that the
-clock can barely see is not worth an answer that differs.
+clock can barely see is not worth an answer that differs. What was timed in less than half
+as many rounds as another is not chosen while there is another: one round can be lucky.
 
 What is chosen differs from the reference by its file. Other settings for a file (threads, flash
 attention, repacking) are no choice: a bundle cannot carry them. They are advice.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from compiler.errors import PromiseError, SearchError
-from compiler.tune.candidate import SETTINGS, Trial
+from compiler.tune.candidate import REFERENCE, SETTINGS, Trial
 from compiler.tune.pareto import pareto_front
 from compiler.tune.promise import CLAUSES, Promise
 from security.strictjson import JsonValue
@@ -126,10 +127,23 @@ def choose(trials: Sequence[Trial], promise: Promise, load: Load) -> Choice:
     if load.kind == SIZE:
         chosen = min(within, key=lambda one: (one.size_bytes or math.inf, loss(one)))
     else:
-        fastest = max(load.gain(one) for one in within)
-        as_fast = [one for one in within if load.gain(one) >= fastest * (1 - EQUAL_SPEED)]
+        settled = _settled(within)
+        fastest = max(load.gain(one) for one in settled)
+        as_fast = [one for one in settled if load.gain(one) >= fastest * (1 - EQUAL_SPEED)]
         chosen = min(as_fast, key=lambda one: (loss(one), one.size_bytes or 0))
     return Choice(chosen, tuple(front), tuple(within))
+
+
+def _settled(trials: Sequence[Trial]) -> list[Trial]:
+    """Leave out what has too few rounds beside the others: its speed may be one lucky round.
+
+    The reference has a round in every group and the ratio of one in all: it sets no measure.
+    """
+    rounds = {
+        one.candidate.digest: len(one.rounds) for one in trials if one.candidate.family != REFERENCE
+    }
+    most = max(rounds.values(), default=0)
+    return [one for one in trials if 2 * rounds.get(one.candidate.digest, most) >= most]
 
 
 def settings_advice(trials: Sequence[Trial], chosen: Trial, load: Load) -> tuple[str, ...]:

@@ -151,10 +151,7 @@ class GgufSpace:
                 continue
             for rounding in self._roundings(kind):
                 plan = GgufPlan(output=kind, untie=self._tied, rounding=rounding)
-                alone = ", embedding as given" if self._tied else ""
-                untied.append(
-                    self._candidate(plan, "output", f"output {kind}{_round(rounding)}{alone}")
-                )
+                untied.append(self._candidate(plan, "output", f"output {kind}{_round(rounding)}"))
             if self._tied and kind in _TIED:
                 plan = GgufPlan(output=kind)
                 tied.append(self._candidate(plan, "output", f"output and embedding {kind}"))

@@ -136,7 +136,7 @@ class _Search:
             kept, left = self._ranked()
             self._judge(self._space.refine(kept, left), _REFINED, "refinement")
             self._time(self._survivors(), 1, _REFINED, "refinement")
-        self._time(self._finalists(), self._request.rounds, _FINAL, "final rounds")
+        self._time_finalists()
         self._run_differently()
         return self._result()
 
@@ -178,19 +178,33 @@ class _Search:
         elif self._too_large(trial):
             self._trials.drop(trial, "does not fit the target's memory")
 
-    def _time(self, candidates: Sequence[Candidate], rounds: int, share: float, stage: str) -> None:
-        """Give each candidate rounds of speed until it has so many, a few at a time."""
+    def _time_finalists(self) -> None:
+        """Time the leaders, and whoever leads after that, until all leaders have their rounds.
+
+        After one round the first is often merely lucky, and more rounds of the others put
+        another one in front that was timed once.
+        """
+        rounds = self._request.rounds
+        while any(self._wanting(one, rounds) for one in self._finalists()):
+            if not self._time(self._finalists(), rounds, _FINAL, "final rounds"):
+                return
+
+    def _time(self, candidates: Sequence[Candidate], rounds: int, share: float, stage: str) -> bool:
+        """Give each candidate rounds of speed until it has so many, a few at a time.
+
+        Returns whether time was enough.
+        """
         while True:
             short = [one for one in candidates if self._wanting(one, rounds)]
             if not short:
-                return
+                return True
             least = min(len(self._trials.get(one).rounds) for one in short)
             now = [one for one in short if len(self._trials.get(one).rounds) == least]
             group = now[:_ROUND_OF]
             self._pending = {"speed": -(-len(short) // _ROUND_OF) * (rounds - least)}
             if not self._clock.allows(share, self._clock.expected("speed")):
                 self._note(f"{stage}: {len(short)} candidates were timed less often for time")
-                return
+                return False
             self._say(f"{stage}: speed of {', '.join(one.label for one in group)}")
             self._trials.time(group, self._within_step(stage))
             for one in group:

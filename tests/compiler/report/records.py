@@ -11,8 +11,8 @@ from compiler.tune.promise import make_promise
 
 FIGURES = (
     ("as given", 0.0, 1.0, 253),
-    ("output Q5_0, embedding as given", 0.02, 1.18, 284),
-    ("output IQ4_NL, embedding as given", 0.048, 1.49, 266),
+    ("output Q5_0", 0.02, 1.18, 284),
+    ("output IQ4_NL", 0.048, 1.49, 266),
     ("output and embedding Q4_0", 0.093, 1.51, 169),
 )
 

@@ -84,7 +84,7 @@ def test_the_page_shows_what_was_chosen_and_what_was_refused(tmp_path: Path) -> 
     text = (tmp_path / "page.html").read_text()
     Parsed(text)
     for shown in (
-        "output IQ4_NL, embedding as given",
+        "output IQ4_NL",
         "casemate compile gemma.gguf --max-kl 0.07",
         "ruined, seen on a part of the texts",
         "layers &lt;Q4_0&gt;",

@@ -130,6 +130,38 @@ def test_the_search_refines_to_the_narrowest_form_that_keeps_the_promise(tmp_pat
     assert ("speed", "2 bits") not in bench.steps
 
 
+def test_a_lucky_first_round_wins_nothing(tmp_path: Path) -> None:
+    """Seven forms keep the promise; five lead after one round and turn out slower."""
+
+    class Lucky(MatrixBench):
+        def speeds(self, candidates: Sequence[Candidate], progress: Progress) -> list[Speed]:
+            first = [("speed", one.label) not in self.steps for one in candidates]
+            found = super().speeds(candidates, progress)
+            return [
+                replace(speed, rates={name: _drawn(one, early) for name in speed.rates})
+                for one, speed, early in zip(candidates, found, first, strict=True)
+            ]
+
+    def _drawn(candidate: Candidate, early: bool) -> float:
+        bits = int(str(candidate.plan["bits"]))
+        if bits == 64:
+            return 100.0
+        return 100.0 + bits if bits >= 14 or not early else 200.0 - bits
+
+    class Seven(BitSpace):
+        def seeds(self) -> list[Candidate]:
+            return [form(bits) for bits in range(9, 16)]
+
+        def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+            return []
+
+    request = SearchRequest(make_promise(None, max_kl=0.01), Load(1), tmp_path, rounds=3)
+    result = search(Lucky(tmp_path), Seven(), request)
+    assert result.choice.chosen.candidate.label in ("14 bits", "15 bits")
+    assert len(result.choice.chosen.rounds) == 3
+    assert all(len(one.rounds) >= 3 for one in result.choice.front)
+
+
 def test_faster_settings_are_advice_and_never_chosen(tmp_path: Path) -> None:
     result = run(MatrixBench(tmp_path), tmp_path)
     settings = [one for one in result.trials if one.candidate.family == "settings"]
