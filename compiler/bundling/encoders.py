@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.bundling.attesting import read_records
-from compiler.bundling.copying import write_file
 from compiler.bundling.inspect import inspect_onnx
 from compiler.bundling.plan import Plan, Report
 from compiler.encoder.bert import (
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 ONNX_FILES = ("model.onnx", "onnx/model.onnx")
 TOKENIZER_FILE = "tokenizer.json"
 _MODULES_FILE = "modules.json"
-_MAX_ONNX_BYTES = (2 << 30) - 1
 _MAX_DIM = 1 << 16
 _NUMBERED_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 _OTHER_POOLINGS = (
@@ -75,7 +73,7 @@ def plan_bert(folder: Path) -> Plan:
 
     def write(target: Path, report: Report) -> None:
         report("exporting the encoder")
-        write_file(target, _bert_model(folder, config, layout).SerializeToString())
+        _write(target, _bert_model(folder, config, layout))
 
     return Plan(
         task="classify" if config.labels else "embed",
@@ -98,6 +96,12 @@ def _bert_model(folder: Path, config: BertConfig, layout: TextLayout) -> ModelPr
     return embedding_graph(config, weights, layout.pooling, normalize=layout.normalize)
 
 
+def _write(target: Path, model: ModelProto) -> None:
+    from compiler.onnx_file import write_model
+
+    write_model(target, model, sync=True)
+
+
 def plan_onnx_encoder(folder: Path, model: Path, labels: tuple[str, ...] | None = None) -> Plan:
     """Plan the bundle of an encoder that is an ONNX file with a tokenizer beside it.
 
@@ -111,7 +115,7 @@ def plan_onnx_encoder(folder: Path, model: Path, labels: tuple[str, ...] | None 
         SourceError: whatever is missing or not supported.
         UnsafeModelError: the pre-parser refused the model.
     """
-    from compiler.encoder.adapt import adapt_encoder
+    from compiler.encoder.adapt import adapt_encoder, check_interface
 
     summary = inspect_onnx(model)
     settings = Settings(folder / CONFIG_FILE)
@@ -119,19 +123,20 @@ def plan_onnx_encoder(folder: Path, model: Path, labels: tuple[str, ...] | None 
     layout = read_layout(folder)
     tokenizer = read_tokenizer(folder, settings.get("vocab_size", int, 0))
     hidden = 0 if labels else _vector_width(summary, settings)
-    adapted = adapt_encoder(
-        read_bytes(model, _MAX_ONNX_BYTES),
-        summary,
-        pooling=layout.pooling,
-        normalize=layout.normalize,
-        width=len(labels) or hidden,
-        classify=bool(labels),
-        origin=model,
-    )
+    check_interface(summary, classify=bool(labels), origin=model)
 
     def write(target: Path, report: Report) -> None:
         report("writing the encoder")
-        write_file(target, adapted)
+        adapted = adapt_encoder(
+            model,
+            # It is read again, so it is looked at again.
+            inspect_onnx(model),
+            pooling=layout.pooling,
+            normalize=layout.normalize,
+            width=len(labels) or hidden,
+            classify=bool(labels),
+        )
+        _write(target, adapted)
 
     return Plan(
         task="classify" if labels else "embed",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, load_model_from_string
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, load_model
 
 from compiler.encoder.graph import GraphBuilder
 from compiler.encoder.names import (
@@ -29,41 +29,53 @@ _PREFIX = "casemate_"
 _SEGMENTS = "token_type_ids"
 
 
+def check_interface(summary: OnnxSummary, *, classify: bool, origin: Path) -> None:
+    """Check that a graph has the inputs and an output of a text encoder.
+
+    Args:
+        summary: what the pre-parser said of it.
+        classify: whether the output is to be `logits`.
+        origin: the file, for errors.
+
+    Raises:
+        SourceError: it has not.
+    """
+    _check_inputs(summary, origin)
+    _output(summary, origin, classify=classify)
+
+
 def adapt_encoder(
-    data: bytes,
+    path: Path,
     summary: OnnxSummary,
     *,
     pooling: str,
     normalize: bool,
     width: int,
     classify: bool,
-    origin: Path,
-) -> bytes:
-    """Return the ONNX file with inputs and output as `compiler.encoder` describes.
+) -> ModelProto:
+    """Return the model in an ONNX file with inputs and output as `compiler.encoder` describes.
 
     Args:
-        data: the file, which has passed the pre-parser.
+        path: the file, which has passed the pre-parser.
         summary: what the pre-parser said of it.
         pooling: "mean" or "cls", for a graph that does not pool by itself.
         normalize: whether vectors are to have the L2 norm 1.
         width: elements of the output: the vector's, or the number of labels.
         classify: whether the output is `logits`.
-        origin: the file, for errors.
 
     Raises:
         SourceError: inputs or outputs that are not those of a text encoder.
     """
-    _check_inputs(summary, origin)
-    names = [value.name for value in summary.outputs]
-    model = load_model_from_string(data)
+    check_interface(summary, classify=classify, origin=path)
+    output = _output(summary, path, classify=classify)
+    model = load_model(path, load_external_data=False)
     if any(name.startswith(_PREFIX) for node in model.graph.node for name in node.output):
-        raise SourceError(f"{origin}: was adapted before; give the original export")
+        raise SourceError(f"{path}: was adapted before; give the original export")
     builder = GraphBuilder(_PREFIX)
     if classify:
-        target = _the_one(names, (LOGITS,), origin)
+        target = LOGITS
     else:
         target = EMBEDDING
-        output = _the_one(names, (*POOLED_OUTPUTS, *HIDDEN_OUTPUTS), origin)
         pooled = output in POOLED_OUTPUTS
         if output == EMBEDDING:
             output = _rename(model, EMBEDDING, _PREFIX + EMBEDDING)
@@ -77,8 +89,7 @@ def adapt_encoder(
     _replace(model.graph.input, [_ids(INPUT_IDS), _ids(ATTENTION_MASK)])
     value = helper.make_tensor_value_info(target, TensorProto.FLOAT, ["batch", width])
     _replace(model.graph.output, [value])
-    result: bytes = model.SerializeToString()
-    return result
+    return model
 
 
 def _check_inputs(summary: OnnxSummary, origin: Path) -> None:
@@ -94,7 +105,10 @@ def _check_inputs(summary: OnnxSummary, origin: Path) -> None:
         raise SourceError(f"{origin}: the inputs of a text encoder must be INT64")
 
 
-def _the_one(names: list[str], wanted: tuple[str, ...], origin: Path) -> str:
+def _output(summary: OnnxSummary, origin: Path, *, classify: bool) -> str:
+    """Return the output that is used; what needs the least added behind it goes first."""
+    names = [value.name for value in summary.outputs]
+    wanted = (LOGITS,) if classify else (*POOLED_OUTPUTS, *HIDDEN_OUTPUTS)
     for name in wanted:
         if name in names:
             return name

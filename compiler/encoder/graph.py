@@ -45,18 +45,25 @@ class GraphBuilder:
         return result
 
     def encoder_model(self, output: str, width: int) -> ModelProto:
-        """Return the model with an encoder's interface and `output` FP32 [batch, width]."""
+        """Return the model with an encoder's interface and `output` FP32 [batch, width].
+
+        It takes the constants; the builder has none afterwards.
+        """
         shape = ["batch", "sequence"]
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.INT64, shape)
             for name in (INPUT_IDS, ATTENTION_MASK)
         ]
         outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", width])]
-        graph = helper.make_graph(self.nodes, "encoder", inputs, outputs, self.constants)
-        return helper.make_model(
-            graph,
+        model = helper.make_model(
+            helper.make_graph(self.nodes, "encoder", inputs, outputs),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="casemate",
             producer_version=__version__,
         )
+        # One after the other, so that never all are there twice.
+        self.constants.reverse()
+        while self.constants:
+            model.graph.initializer.append(self.constants.pop())
+        return model

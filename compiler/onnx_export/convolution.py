@@ -19,7 +19,7 @@ from compiler.onnx_export.added import add_dense_layers
 from compiler.onnx_export.graph import BATCH, ModelBuilder
 from compiler.onnx_export.lstm import size
 from compiler.onnx_export.source import ModelFolder
-from compiler.onnx_export.writing import Weight
+from compiler.onnx_file import Weight
 
 _MAX_KERNELS: Final = 64
 _MAX_KERNEL: Final = 1024

@@ -14,7 +14,7 @@ from compiler.files import Settings
 from compiler.onnx_export.graph import BATCH, SEQUENCE, ModelBuilder
 from compiler.onnx_export.lstm import size
 from compiler.onnx_export.source import ModelFolder
-from compiler.onnx_export.writing import Weight
+from compiler.onnx_file import Weight
 
 
 def embeddings_graph(source: ModelFolder, opset: int) -> tuple[ModelProto, list[Weight]]:

@@ -44,10 +44,11 @@ from compiler.onnx_export.source import (
     ModelFolder,
     read_folder,
 )
-from compiler.onnx_export.writing import GRAPH_FILE, MAX_FILE_BYTES, Weight, write_model
+from compiler.onnx_file import MAX_FILE_BYTES, Weight, write_model
 from compiler.weights.files import INDEX_FILE
 from security.preparse import check_onnx
 
+GRAPH_FILE: Final = "model.onnx"
 _FLOAT: Final = 4  # bytes
 _BUILDERS: Final[Mapping[str, Callable[[ModelFolder, int], tuple[ModelProto, list[Weight]]]]] = {
     RECURRENT: recurrent_graph,
@@ -131,7 +132,7 @@ def _make(
         report("building the graph")
         graph, weights = _BUILDERS[model.model_type](model, opset)
         report(f"writing {GRAPH_FILE}")
-        write_model(folder / GRAPH_FILE, graph, weights)
+        write_model(folder / GRAPH_FILE, graph, weights, sync=True)
     else:
         job = _job(model, work, cache=cache, opset=opset)
         if job.finish is not None and job.finish.head is None:

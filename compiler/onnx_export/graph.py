@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from casemate import __version__
 from compiler.encoder.graph import GraphBuilder
 from compiler.encoder.names import ATTENTION_MASK, INPUT_IDS
-from compiler.onnx_export.writing import Weight
+from compiler.onnx_file import Weight
 from compiler.weights.reading import Weights
 
 # The least that optimum's configurations were written for; its IR version is 8.

@@ -26,7 +26,7 @@ from compiler.onnx_export.adaptive import add_adaptive_softmax
 from compiler.onnx_export.added import add_dense_layers, last_token
 from compiler.onnx_export.graph import BATCH, SEQUENCE, ModelBuilder
 from compiler.onnx_export.source import ModelFolder
-from compiler.onnx_export.writing import Weight
+from compiler.onnx_file import Weight
 
 _MAX_SIZE: Final = 1 << 24
 _MAX_LAYERS: Final = 256

@@ -25,7 +25,7 @@ from compiler.bundling.plan import Report
 from compiler.errors import ExportError
 from compiler.onnx_export.optimum_job import Job, Outcome
 from compiler.onnx_export.tidy import add_before_output, add_finish, tidy
-from compiler.onnx_export.writing import Weight, write_model
+from compiler.onnx_file import Weight, write_model
 from compiler.progress import Progress
 from compiler.weights.reading import open_weights
 from security.errors import CasemateError
@@ -233,7 +233,7 @@ class _Export:
         if job.finish is not None:
             weights |= add_finish(tidied.model, open_weights(job.folder), job.finish)
         self._label(f"writing {path.name}")
-        write_model(path, tidied.model, list(weights.values()))
+        write_model(path, tidied.model, list(weights.values()), sync=True)
 
 
 @contextmanager

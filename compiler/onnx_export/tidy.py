@@ -26,7 +26,7 @@ from compiler.errors import ExportError
 from compiler.onnx_export.added import add_dense_layers, last_token
 from compiler.onnx_export.graph import BATCH, ModelBuilder
 from compiler.onnx_export.optimum_job import Finish
-from compiler.onnx_export.writing import Weight
+from compiler.onnx_file import Weight
 from compiler.weights.reading import Weights
 
 _POSITIONS = "position_ids"

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import QuantizationError
+from compiler.onnx_file import write_model
 from compiler.onnx_measure.result import Feeds
-from compiler.passes.writing import write_model
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def open_model(model: Any) -> Any:
     """
     with tempfile.TemporaryDirectory(prefix="casemate-session-") as folder:
         path = Path(folder) / "model.onnx"
-        write_model(model, path)
+        write_model(path, model)
         return open_session(path)
 
 

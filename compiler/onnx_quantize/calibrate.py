@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from compiler.errors import QuantizationError
+from compiler.onnx_file import write_model
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_measure.session import open_session, run_session
 from compiler.onnx_quantize.plan import ENTROPY, MIN_MAX, STATIC_INT8, OnnxPlan
 from compiler.onnx_quantize.sites import MATMUL, find_sites
-from compiler.passes.writing import write_model
 
 _BINS = 2048
 _LEVELS = 256
@@ -97,7 +97,7 @@ def open_observed(source: Path, plan: OnnxPlan, path: Path) -> tuple[Any, list[s
         if name not in present:
             value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
             model.graph.output.append(value)
-    write_model(model, path)
+    write_model(path, model)
     del model
     return open_session(path), names
 

@@ -18,6 +18,7 @@ from onnx import ModelProto
 
 from compiler.child.job import run_child
 from compiler.errors import QuantizationError
+from compiler.onnx_file import write_model
 from compiler.onnx_measure.feeds import load_feeds, save_feeds
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_quantize.blocks import add_blocks
@@ -35,7 +36,6 @@ from compiler.onnx_quantize.plan import (
 from compiler.onnx_quantize.result import OnnxQuantized
 from compiler.onnx_quantize.sites import GATHER, MATMUL, Site, find_sites
 from compiler.passes.graph import skeleton
-from compiler.passes.writing import write_model
 from compiler.progress import Progress
 
 Report = Callable[[str], None]
@@ -94,7 +94,7 @@ def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         onnx.checker.check_model(skeleton(model))
     except onnx.checker.ValidationError as error:
         raise QuantizationError("quantizing gave a graph that is not valid") from error
-    write_model(model, Path(request["to"]))
+    write_model(Path(request["to"]), model)
     return {"quantized": quantized, "kept": kept}
 
 

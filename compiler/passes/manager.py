@@ -21,6 +21,7 @@ from onnx import ModelProto
 
 from compiler.child.job import run_child
 from compiler.errors import PassError, QuantizationError
+from compiler.onnx_file import write_model
 from compiler.onnx_measure.feeds import load_feeds, save_feeds
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_measure.session import open_model, open_session, run_session
@@ -34,7 +35,6 @@ from compiler.passes.shape_inference import ShapeInference
 from compiler.passes.training_leftovers import TrainingLeftovers
 from compiler.passes.unique_constants import UniqueConstants
 from compiler.passes.unused import Unused
-from compiler.passes.writing import write_model
 from compiler.progress import Progress
 
 Report = Callable[[str], None]
@@ -180,7 +180,7 @@ def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         tolerance=request["tolerance"],
     )
     if rewriting:
-        write_model(model, result)
+        write_model(result, model)
     return {}
 
 

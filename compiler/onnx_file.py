@@ -1,9 +1,11 @@
 """Write an ONNX file whose weights pass through memory one at a time.
 
-A graph is made without its weights. They are its initializers on disk: their bytes are
-appended to the serialized graph, which protobuf's wire format allows, since the order of
-fields carries no meaning. So writing a model of any size costs one tensor of memory, and
-the same graph and weights give the same bytes.
+Protobuf's own serializer holds two copies of the whole message besides the message. Here
+the frame (everything but the initializers) is serialized at once, and each initializer after
+it: fields of a message may come in any order (protobuf encoding specification), so readers
+see the same model. Weights that a graph names and does not hold are read from where they lie
+when it is their turn: so writing a model of any size costs one tensor of memory. The bytes
+depend on the model and its weights alone.
 
 Refused: files that protobuf could not read back (2 GiB).
 
@@ -20,12 +22,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from compiler.errors import ExportError
 
 MAX_FILE_BYTES: Final = (2 << 30) - 1
-GRAPH_FILE: Final = "model.onnx"
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 _LENGTH_DELIMITED = 2
@@ -54,26 +55,31 @@ class Weight:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-def write_model(path: Path, model: ModelProto, weights: Sequence[Weight]) -> None:
-    """Write the new file `path`: a model and the weights that it uses but does not hold.
+def write_model(
+    path: Path, model: ModelProto, weights: Sequence[Weight] = (), *, sync: bool = False
+) -> None:
+    """Write the new file `path`: a model, and the weights that it uses but does not hold.
 
     Args:
         path: must not exist.
-        model: its graph names the weights as inputs of nodes; it is not changed.
+        model: what it does not hold of its weights, it names as inputs of nodes; it is not
+            changed.
         weights: in the order in which they are to lie in the file.
+        sync: whether the file is to be on the disk when this returns.
 
     Raises:
         ExportError: the file would have more than 2 GiB.
         OSError: it cannot be written.
     """
-    frame = ModelProto()
-    frame.CopyFrom(model)
-    frame.ClearField("graph")
-    graph = model.graph.SerializeToString(deterministic=True)
+    frame, rest = ModelProto(), GraphProto()
+    _copy_but(model, frame, "graph")
+    _copy_but(model.graph, rest, "initializer")
+    outline = rest.SerializeToString(deterministic=True)
+    held = model.graph.initializer
+    heads = [_tag(_GRAPH_INITIALIZER) + _varint(tensor.ByteSize()) for tensor in held]
     headers = [_header(weight) for weight in weights]
-    length = len(graph) + sum(
-        len(head) + weight.size_bytes for head, weight in zip(headers, weights, strict=True)
-    )
+    length = len(outline) + sum(map(len, heads)) + sum(tensor.ByteSize() for tensor in held)
+    length += sum(map(len, headers)) + sum(weight.size_bytes for weight in weights)
     start = frame.SerializeToString(deterministic=True) + _tag(_MODEL_GRAPH) + _varint(length)
     if len(start) + length > MAX_FILE_BYTES:
         raise ExportError(
@@ -82,12 +88,28 @@ def write_model(path: Path, model: ModelProto, weights: Sequence[Weight]) -> Non
         )
     with path.open("xb") as file:
         file.write(start)
-        file.write(graph)
+        file.write(outline)
+        for head, tensor in zip(heads, held, strict=True):
+            file.write(head)
+            file.write(tensor.SerializeToString(deterministic=True))
         for head, weight in zip(headers, weights, strict=True):
             file.write(head)
             file.write(_content(weight).data)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _copy_but(
+    source: ModelProto | GraphProto, target: ModelProto | GraphProto, left_out: str
+) -> None:
+    for field, value in source.ListFields():
+        if field.name == left_out:
+            continue
+        if isinstance(value, int | str | bytes | float):
+            setattr(target, field.name, value)
+        else:
+            getattr(target, field.name).extend(value)
 
 
 def _header(weight: Weight) -> bytes:
