@@ -7,12 +7,14 @@ to run, no pickle to load, and a name that is always the same. What it writes is
 pre-parsed and compared like anything else.
 
 It is used only if the user has it: nothing is downloaded. What is recorded of it is enough
-to get the same one again: the digest of its files, and its version where it states one.
+to get the same one again: the digest of its files, the version of its gguf package, and git's
+name for it where it is a checkout.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -25,20 +27,24 @@ from typing import Final
 
 from gguf import GGUFReader
 
+from compiler.child.program import run_program
 from compiler.errors import SourceError
+from compiler.files import read_text
 from compiler.gguf_export.bytelevel import NFC_NOTE
 from compiler.gguf_export.convert_process import NOT_ISOLATED
 from compiler.gguf_export.pieces import TokenizerContent
+from compiler.gguf_export.specials import Specials
 from compiler.gguf_export.vocabulary import Vocabulary
-from compiler.gguf_export.weights import weight_files
+from compiler.weights.reading import open_weights
 
 SCRIPT_NAME: Final = "convert_hf_to_gguf.py"
 ENVIRONMENT_NAME: Final = "CASEMATE_LLAMA_CPP"
 TIMEOUT_SECONDS: Final = 3600
 _MODULE: Final = "compiler.gguf_export.convert_process"
+_LAUNCHER: Final = Path(__file__).with_name("convert_launch.py")
 _BASE_MEMORY_BYTES: Final = 4 << 30
 _GIT_SECONDS: Final = 10
-_MAX_MESSAGE_CHARS: Final = 1000
+_MAX_VERSION_CHARS: Final = 200
 # What a converter may see of a model: no code (.py) and nothing that is unpickled.
 _SEEN: Final = (".json", ".safetensors", ".model", ".txt", ".jinja")
 
@@ -72,110 +78,134 @@ def find_converter(given: Path | None) -> Converter | None:
 
 
 def _versions(script: Path) -> dict[str, str]:
-    """Return the digest of the converter's files, and what it says of itself."""
+    """Return what tells one converter from another; each of it true, or left out.
+
+    The digest of its files says it all and is always there; the version of its gguf package
+    and git's name for a checkout are for people.
+    """
     folder = script.parent
     digest = hashlib.sha256()
     parts = [p for name in ("conversion", "gguf-py/gguf") for p in (folder / name).rglob("*.py")]
     for path in [script, *sorted(parts)]:
         digest.update(hashlib.sha256(path.read_bytes()).hexdigest().encode())
         digest.update(f"  {path.relative_to(folder)}\n".encode())
-    found = {"converter.sha256": digest.hexdigest()}
-    project = folder / "gguf-py" / "pyproject.toml"
-    if project.is_file():
-        stated = tomllib.loads(project.read_text()).get("tool", {}).get("poetry", {})
-        found["converter.gguf"] = str(stated.get("version", "unknown"))
-    described = _described(folder)
-    if described:
-        found["converter.git"] = described
-    return found
+    stated = {
+        "converter.sha256": digest.hexdigest(),
+        "converter.gguf": _gguf_version(folder / "gguf-py"),
+        "converter.git": _described(folder),
+    }
+    return {name: value for name, value in stated.items() if value}
+
+
+def _gguf_version(package: Path) -> str:
+    """Return the version of the gguf package that a script loads, or "" if none is stated."""
+    if not package.is_dir():
+        # Without one beside it, it takes the one that is installed.
+        return importlib.metadata.version("gguf")
+    try:
+        project = tomllib.loads(read_text(package / "pyproject.toml"))
+    except (SourceError, tomllib.TOMLDecodeError):
+        return ""
+    # Since 0.19 as PEP 621 has it, before as Poetry had.
+    for table in (project.get("project"), project.get("tool", {}).get("poetry")):
+        version = table.get("version") if isinstance(table, dict) else None
+        if isinstance(version, str):
+            return version[:_MAX_VERSION_CHARS]
+    return ""
 
 
 def _described(folder: Path) -> str:
     """Return git's name for the checkout, or "" where it is none."""
     if not (folder / ".git").exists():
         return ""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--tags"]
+    # A checkout may name a program to watch its files; variables may name another checkout.
+    command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder)]
+    command += ["describe", "--always", "--dirty", "--tags"]
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         result = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_GIT_SECONDS
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_GIT_SECONDS,
+            env=variables,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return result.stdout.strip()[:200] if result.returncode == 0 else ""
+    return result.stdout.strip()[:_MAX_VERSION_CHARS] if result.returncode == 0 else ""
 
 
 def convert(
-    source: Path, out: Path, dtype: str, tool: Converter, timeout_seconds: float = TIMEOUT_SECONDS
+    source: Path,
+    out: Path,
+    dtype: str,
+    tool: Converter,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    *,
+    pre: str | None = None,
 ) -> None:
     """Run a converter on a model directory; it writes the new file `out`.
+
+    Args:
+        source: the directory.
+        out: the file to write.
+        dtype: of the matrices.
+        tool: the converter.
+        timeout_seconds: after which it is ended.
+        pre: llama.cpp's name for the source's pre-tokenizer, for a byte-level BPE that the
+            converter does not know; None tells it nothing.
 
     Raises:
         SourceError: it failed, took too long or too much memory, or could not be kept from
             the network.
     """
-    size = sum(path.stat().st_size for path in weight_files(source))
     # It makes copies of tensors, and some of its libraries are large.
-    memory_bytes = _BASE_MEMORY_BYTES + 3 * size
+    memory_bytes = _BASE_MEMORY_BYTES + 3 * open_weights(source).size_bytes
     with tempfile.TemporaryDirectory(prefix="casemate-convert-") as place:
-        staged, home = Path(place) / "model", Path(place) / "home"
+        # Always of this name, which it writes into the file.
+        staged = Path(place) / "model"
         staged.mkdir()
-        home.mkdir()
         for path in sorted(source.iterdir()):
             if path.is_file() and path.suffix in _SEEN:
                 (staged / path.name).symlink_to(path.resolve())
-        words = [str(tool.script), str(staged), "--outfile", str(out.resolve()), "--outtype", dtype]
-        try:
-            result = subprocess.run(
-                [sys.executable, "-m", _MODULE, str(memory_bytes), *words],
-                env=_environment(home),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=timeout_seconds,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise SourceError(
-                f"{source}: the converter took longer than {timeout_seconds:.0f} seconds"
-            ) from error
-    if result.returncode == NOT_ISOLATED:
+        words = [str(tool.script), str(staged), "--outfile", str(out.absolute())]
+        if pre is not None:
+            words = [str(_LAUNCHER), pre, *words]
+        ended = run_program(
+            [
+                sys.executable,
+                "-m",
+                _MODULE,
+                str(os.getpid()),
+                str(memory_bytes),
+                *words,
+                "--outtype",
+                dtype,
+            ],
+            seconds=timeout_seconds,
+        )
+    if ended.late:
+        raise SourceError(f"{source}: the converter took longer than {timeout_seconds:.0f} seconds")
+    if ended.status == NOT_ISOLATED:
         raise SourceError(
             f"{tool.script}: this system offers no way to keep it from the network (user "
             "namespaces, or pyseccomp of the runtime extra), so it was not run"
         )
-    if result.returncode or not out.is_file():
+    if ended.status or not out.is_file():
         raise SourceError(
-            f"{source}: the converter could not convert it: {_last_line(result.stderr)}"
+            f"{source}: the converter could not convert it: it {ended.cause} "
+            f"({ended.words or 'it said nothing'})"
         )
 
 
-def _environment(home: Path) -> dict[str, str]:
-    """Return what the converter's process gets to know: little, and that it is offline."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-    return {
-        **kept,
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-
-
-def _last_line(stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return (lines[-1] if lines else "it ended without a word")[:_MAX_MESSAGE_CHARS]
-
-
-def read_converted(path: Path, source: TokenizerContent) -> Vocabulary:
+def read_converted(path: Path, source: TokenizerContent, specials: Specials) -> Vocabulary:
     """Return the vocabulary of a GGUF that was converted, as far as it is compared.
 
     Args:
         path: the GGUF, which the pre-parser has let pass.
         source: the tokenizer.json that it was made of.
+        specials: what the source puts around a text, which the GGUF has to as well.
     """
     reader = GGUFReader(path)
 
@@ -192,9 +222,9 @@ def read_converted(path: Path, source: TokenizerContent) -> Vocabulary:
         types=tuple(map(int, types)) if isinstance(types, list) else (),
         merges=(),
         scores=(),
-        special={},
-        add_bos=False,
-        add_eos=False,
+        special=specials.ids,
+        add_bos=specials.add_bos,
+        add_eos=specials.add_eos,
         add_space_prefix=None,
         chat_template=None,
         nfc=nfc,

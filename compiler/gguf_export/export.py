@@ -12,7 +12,8 @@ The steps, and what an error or a crash after each leaves:
 7. rename it to the target: the file is there, whole.
 
 Architectures that are not exported here go through llama.cpp's converter, if there is one,
-which takes the place of 2 to 4.
+which takes the place of 2 to 4. Where 6 shows that it guessed the tokenizer wrong, the
+tokenizer is written anew, and 5 and 6 are done again.
 
 Invariant: the same source, options and versions of the tools give the same bytes.
 """
@@ -38,9 +39,15 @@ from compiler.gguf_export.model import check_tensors, plan_model
 from compiler.gguf_export.origin import check_origin
 from compiler.gguf_export.parity import check_tokens, require_llama
 from compiler.gguf_export.result import DTYPES, GgufExport
-from compiler.gguf_export.vocabulary import load_tokenizer, read_vocabulary
-from compiler.gguf_export.weights import open_weights, weight_files
+from compiler.gguf_export.retokenize import ANEW_NOTE, replace_vocabulary
+from compiler.gguf_export.specials import read_specials
+from compiler.gguf_export.vocabulary import (
+    load_tokenizer,
+    named_pretokenizer,
+    read_vocabulary,
+)
 from compiler.gguf_export.writing import write_gguf
+from compiler.weights.reading import open_weights
 from security.errors import UnsafeModelError
 from security.files import sync_folder
 from security.preparse import GgufSummary
@@ -84,7 +91,7 @@ def export_gguf(
             made = _export(source, partial, dtype, report)
         else:
             report(f"running {tool.script.name}")
-            made = _convert(source, partial, dtype, tool)
+            made = _convert(source, partial, dtype, tool, report)
         sha256, size = digest_of(partial), partial.stat().st_size
         # (7)
         partial.rename(out)
@@ -124,11 +131,11 @@ def _export(source: Path, partial: Path, dtype: str, report: Report) -> _Made:
     model = plan_model(config)
     vocabulary, tokenizer = read_vocabulary(source, config, model.sizes.vocabulary)
     # (3)
-    with open_weights(source) as weights:
-        check_tensors(model, weights, config)
-        # (4)
-        write_gguf(partial, model, vocabulary, weights, dtype=dtype, report=report)
-        digests = dict(weights.digests)
+    weights = open_weights(source)
+    check_tensors(model, weights, config)
+    # (4)
+    write_gguf(partial, model, vocabulary, weights, dtype=dtype, report=report)
+    digests = dict(weights.digests())
     # (5)
     summary = _accepted(partial, source)
     # (6)
@@ -147,19 +154,32 @@ def _accepted(partial: Path, source: Path) -> GgufSummary:
         raise UnsafeModelError(error.reason, f"the GGUF made of {source}: {problem}") from error
 
 
-def _convert(source: Path, partial: Path, dtype: str, tool: Converter) -> _Made:
-    files = weight_files(source)
-    digests = {path.name: digest_of(path) for path in files}
-    convert(source, partial, dtype, tool)
-    if {path.name: digest_of(path) for path in files} != digests:
+def _convert(source: Path, partial: Path, dtype: str, tool: Converter, report: Report) -> _Made:
+    digests = open_weights(source).digests()
+    convert(source, partial, dtype, tool, pre=named_pretokenizer(source))
+    if open_weights(source).digests() != digests:
         raise SourceError(f"{source}: its weights changed while they were converted")
     # (5)
     summary = _accepted(partial, source)
     # (6)
+    report("comparing the tokens with llama.cpp's")
+    config = Configuration(source)
     tokenizer, content = load_tokenizer(source, summary.vocabulary_size)
-    converted = read_converted(partial, content)
-    count = check_tokens(partial, converted, tokenizer, source)
-    return _Made(summary, converted.pre, digests, count, converted.notes, tool.versions)
+    vocabulary = read_converted(partial, content, read_specials(source, tokenizer, config))
+    notes = vocabulary.notes
+    try:
+        count = check_tokens(partial, vocabulary, tokenizer, source)
+    except SourceError as refusal:
+        report("writing the tokenizer anew")
+        try:
+            vocabulary, tokenizer = read_vocabulary(source, config, summary.vocabulary_size)
+        except SourceError:
+            raise refusal from None
+        replace_vocabulary(partial, vocabulary)
+        summary = _accepted(partial, source)
+        count = check_tokens(partial, vocabulary, tokenizer, source)
+        notes = (ANEW_NOTE, *vocabulary.notes)
+    return _Made(summary, vocabulary.pre, digests, count, notes, tool.versions)
 
 
 def _version(name: str) -> str:

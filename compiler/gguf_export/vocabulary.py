@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from compiler.bundling.encoders import TOKENIZER_FILE, read_tokenizer
 from compiler.errors import SourceError
+from compiler.files import MAX_TOKENIZER_BYTES, read_json
 from compiler.gguf_export import bytelevel, characters, sentencepiece
 from compiler.gguf_export.configuration import Configuration
 from compiler.gguf_export.pieces import (
@@ -32,6 +33,7 @@ from compiler.gguf_export.pieces import (
     Pieces,
     TokenizerContent,
 )
+from compiler.gguf_export.pretokenizers import pretokenizer_name
 from compiler.gguf_export.specials import read_specials
 
 
@@ -127,6 +129,18 @@ def load_tokenizer(folder: Path, rows: int) -> tuple[Tokenizer, TokenizerContent
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer, TokenizerContent(path, data)
+
+
+def named_pretokenizer(folder: Path) -> str | None:
+    """Return llama.cpp's name for how a byte-level BPE cuts texts; None where there is none.
+
+    Raises:
+        SourceError: tokenizer.json cannot be read.
+    """
+    content = read_json(folder / TOKENIZER_FILE, MAX_TOKENIZER_BYTES)
+    model = content.get("model") if isinstance(content, dict) else None
+    byte_level = isinstance(model, dict) and model.get("type") == "BPE"
+    return pretokenizer_name(content) if byte_level else None
 
 
 def _pieces(source: TokenizerContent) -> Pieces:
