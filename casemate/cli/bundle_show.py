@@ -94,10 +94,24 @@ def _privacy_text(claim: dict[str, Any] | None) -> str:
         return "no claim"
     if "problem" in claim:
         return f"cannot be relied on: {claim['problem']}"
-    audit = "audited" if claim["audited"] else "not audited"
+    audit = _audit_text(claim) if claim["audited"] else "not audited"
+    by = f" (by the field {claim['user_field']!r})" if claim["user_field"] else ""
     return (
-        f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.3g} per {claim['unit']}, {audit}"
+        f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.3g} per {claim['unit']}{by}, "
+        f"{audit}"
     )
+
+
+def _audit_text(claim: dict[str, Any]) -> str:
+    """Return what the audit behind a claim found, and what it could have found at most."""
+    audit = claim["audit"]
+    words = (
+        f"audited: epsilon is {audit['lower_bound']:.3g} at least, and the audit could have shown "
+        f"{audit['ceiling']:.3g} at most"
+    )
+    if audit["ceiling"] <= claim["epsilon"]:
+        words += ", so it could not have contradicted the claim"
+    return words
 
 
 def _plain(value: Any) -> Any:

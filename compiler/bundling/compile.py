@@ -24,6 +24,7 @@ from compiler.bundling.assemble import (
     assemble,
     require_free,
 )
+from compiler.bundling.carrying import carried
 from compiler.bundling.conversion import CONVERSION_NAME, conversion_statement, tools
 from compiler.bundling.copying import copy_file
 from compiler.bundling.forms import Form, untuned_form
@@ -61,6 +62,7 @@ class CompileRequest:
         tuning: how to search; None for no search.
         calibration: a file of texts, one a line; None for the built-in ones.
         labelled: a file of labelled texts instead.
+        public_texts: whether the texts given were declared to hold nobody's private data.
         work: the work folder; None for a hidden one beside the output.
     """
 
@@ -71,6 +73,7 @@ class CompileRequest:
     tuning: Tuning | None = None
     calibration: Path | None = None
     labelled: Path | None = None
+    public_texts: bool = False
     work: Path | None = None
 
     @property
@@ -115,6 +118,7 @@ def compile_bundle(request: CompileRequest, progress: Progress) -> Compiled:
         report = _report(progress, 0.0)
         asked = request.bundle
         plan = plan_source(source, work, report, asked.task, converter=asked.converter)
+        plan = carried(plan, texts, public_texts=request.public_texts)
         reference = make_reference(plan, texts, work, part(progress, 0.02, _EXPORTED))
         forms = _forms(request, reference, texts, work, part(progress, _EXPORTED, _FORMED))
         variants = arrange(forms)
@@ -229,6 +233,7 @@ def _assemble(
                 described,
                 promise=request.promise,
                 texts=texts,
+                public_texts=request.public_texts,
                 subjects=subjects,
                 backend=plan.backend,
                 export=plan.export,

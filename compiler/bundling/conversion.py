@@ -39,6 +39,7 @@ def conversion_statement(
     *,
     promise: Promise,
     texts: Texts,
+    public_texts: bool,
     subjects: Mapping[str, str],
     backend: str,
     export: Export | None = None,
@@ -49,7 +50,8 @@ def conversion_statement(
         source: what everything was made of.
         forms: file in the bundle, targets and form of each variant, in the bundle's order.
         promise: that was to be kept.
-        texts: that quality was measured on.
+        texts: that variants were calibrated and judged on.
+        public_texts: whether whoever compiled declared them to hold nobody's private data.
         subjects: the bundle's model files, name to SHA-256.
         backend: that runs them.
         export: of the source's weights, where they were exported here.
@@ -79,6 +81,7 @@ def conversion_statement(
             "built_in": texts.built_in,
             "lines": len(texts.lines),
             "labelled": texts.labels is not None,
+            "public": texts.built_in or public_texts,
         },
         "export": None if export is None else export.to_dict(),
         "tools": tools(backend),

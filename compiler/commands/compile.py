@@ -46,6 +46,11 @@ if TYPE_CHECKING:
 @click.option("--format", "format_", metavar="NAME", help="This format, without a search.")
 @search_options
 @texts_options
+@click.option(
+    "--public-texts",
+    is_flag=True,
+    help="The texts given hold nobody's private data: a privacy claim of SOURCE stays.",
+)
 @click.option("--work", type=PATH, help="Folder for unfinished work.  [default: beside the bundle]")
 @click.option("--name", help="The model's name.  [default: the output's]")
 @click.option("--version", default="1.0.0", show_default=True, help="Semantic version.")
@@ -109,6 +114,7 @@ def _request(source: Path, options: dict[str, Any]) -> CompileRequest:
         tuning=tuning_of(options) if options["tune"] and options["format_"] is None else None,
         calibration=options["calibration"],
         labelled=options["labelled"],
+        public_texts=options["public_texts"],
         work=options["work"],
     )
 
@@ -132,6 +138,7 @@ def described(made: Compiled) -> dict[str, Any]:
         "probes_recorded": made.bundle.probes,
         "attestations": list(made.bundle.attestations),
         "notes": list(made.bundle.notes),
+        "left_out": made.bundle.left_out,
         "variants": [_variant(variant) for variant in made.variants],
     }
 
@@ -157,7 +164,8 @@ def search_notes(form: Form) -> tuple[str, ...]:
 
 
 def _render(data: dict[str, Any]) -> None:
-    fields({key: value for key, value in data.items() if key not in ("variants", "notes")})
+    told = ("variants", "notes", "left_out")
+    fields({key: value for key, value in data.items() if key not in told})
     click.echo("")
     table(
         ["variant", "needs", "format", "quality"],

@@ -54,6 +54,7 @@ AUDITS: Final = ("one-run",)
 MAX_EPSILON: Final = 1000.0
 MAX_DELTA: Final = 0.1
 MAX_CANARIES: Final = 10_000_000
+MAX_FIELD_CHARS: Final = 200
 
 # Below these an audit says too little to be called one.
 MIN_AUDIT_CANARIES: Final = 100
@@ -112,6 +113,8 @@ class PrivacyClaim:
         neighbours: one of `NEIGHBOURS`.
         sampling: one of `SAMPLINGS`.
         audit: the evidence, or None.
+        user_field: name of the field of the data by which users were told apart; None for
+            records.
     """
 
     epsilon: float
@@ -121,6 +124,7 @@ class PrivacyClaim:
     neighbours: str
     sampling: str
     audit: AuditEvidence | None
+    user_field: str | None = None
 
     @property
     def audited(self) -> bool:
@@ -159,6 +163,7 @@ def claim_of(report: object, where: str = "report") -> PrivacyClaim:
         neighbours=fields.choice("neighbours", NEIGHBOURS),
         sampling=fields.choice("sampling", SAMPLINGS),
         audit=_audit(report["evidence"], f"{where}.evidence"),
+        user_field=fields.optional_text("user_field", MAX_FIELD_CHARS),
     )
     fields.done()
     _check(claim, where)
@@ -220,6 +225,8 @@ def _check(claim: PrivacyClaim, where: str) -> None:
     """Refuse what each field allows and together cannot be."""
     if claim.unit == "record" and claim.contributions != 1:
         raise FieldError(f"{where}.claim.contributions: must be 1 where the unit is a record")
+    if claim.user_field == "" or (claim.unit == "user") != bool(claim.user_field):
+        raise FieldError(f"{where}.claim.user_field: must name a field exactly for users")
     if claim.audit is not None and claim.audit.delta > claim.delta:
         raise FieldError(f"{where}.evidence.audit.delta: is above the claim's")
 

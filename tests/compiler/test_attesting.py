@@ -200,10 +200,56 @@ def test_show_tells_the_claim_and_why_there_is_none(tmp_path: Path) -> None:
         assert result.exception is None, result.output
         return result.stdout
 
-    assert "epsilon 3, delta 1e-05 per user, audited" in show()
+    assert "epsilon 3, delta 1e-05 per user (by the field 'author'), audited" in show()
+    # What an audit is worth depends on what it could have shown.
+    assert "epsilon is 0.2 at least, and the audit could have shown 3.6 at most" in show()
     assert json.loads(show("--json"))["privacy"]["contributions"] == 4
     statement = tmp_path / "b" / PRIVACY_NAME
     statement.write_bytes(statement.read_bytes().replace(b'"user"', b'"token"'))
     assert "cannot be relied on: attestations/privacy.json" in show()
     statement.unlink()
     assert "no claim" in show()
+
+
+def compile_with(source: Path, output: Path, *options: str | Path) -> Any:
+    words = ["compile", source, "--no-tune", "--no-probes", "-o", output, "--json", *options]
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout), result.stderr
+
+
+def stated(bundle: Path) -> tuple[Any, Any]:
+    """The claim of a bundle, and what its conversion says of the texts."""
+    with open_unsigned(bundle) as opened:
+        conversion = json.loads(opened.files["attestations/conversion.json"].read())
+        return privacy_claim(opened.files, opened.manifest), conversion["predicate"]["texts"]
+
+
+@pytest.mark.parametrize("option", ["--calibration", "--labelled"])
+def test_a_claim_does_not_outlive_texts_that_may_be_private(tmp_path: Path, option: str) -> None:
+    """Texts that variants are calibrated or judged on are no post-processing of the weights."""
+    source = checkpoint(tmp_path / "m")
+    texts = tmp_path / "texts.tsv"
+    texts.write_text("".join(f"word {number}\t{number % 2}\n" for number in range(12)))
+    made, told = compile_with(source, tmp_path / "b", option, texts)
+    claim, said = stated(tmp_path / "b")
+    assert claim is None
+    assert PRIVACY_NAME not in made["attestations"]
+    assert TRAINING_NAME in made["attestations"]
+    assert "--public-texts" in made["left_out"]
+    assert "is not carried over" in told
+    assert said["public"] is False
+
+    made, told = compile_with(source, tmp_path / "p", option, texts, "--public-texts")
+    claim, said = stated(tmp_path / "p")
+    assert claim is not None
+    assert made["left_out"] is None
+    assert "not carried over" not in told
+    assert (said["public"], said["built_in"]) == (True, False)
+
+
+def test_a_claim_goes_along_with_built_in_texts(tmp_path: Path) -> None:
+    compile_with(checkpoint(tmp_path / "m"), tmp_path / "b")
+    claim, said = stated(tmp_path / "b")
+    assert claim is not None
+    assert (said["public"], said["built_in"]) == (True, True)

@@ -22,6 +22,7 @@ _REPORT: dict[str, Any] = {
         "epsilon": 3.0,
         "delta": 1e-5,
         "unit": "user",
+        "user_field": "author",
         "contributions": 4,
         "neighbours": "zero-out",
         "sampling": "truncated-poisson",
@@ -59,6 +60,8 @@ def claim_report(edit: Callable[[dict[str, Any]], object] | None = None, **claim
     """
     report = copy.deepcopy(_REPORT)
     report["claim"] |= claim
+    if report["claim"]["unit"] == "record":
+        report["claim"]["user_field"] = None
     epsilon, delta = report["claim"]["epsilon"], report["claim"]["delta"]
     report["composition"]["epsilon_of_this_run"] = epsilon
     report["accounting"]["curve"] = {"deltas": [delta], "pld": [epsilon]}

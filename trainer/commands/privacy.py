@@ -64,19 +64,21 @@ def plan_command(
       casemate privacy plan --examples 67349 --batch 1000 --epochs 3 --epsilon 3
       casemate privacy plan mine.toml --epsilon 8
     """
-    from trainer.commands.privacy_plan import plan_of, render_plan
-
     given = [
         f"{_KEYS[name]}={_word(value)}" for name, value in options.items() if value is not None
     ]
     has_recipe = bool(words) and ("=" not in words[0] or Path(words[0]).exists())
+    if options["ledger"] is not None and options["dataset"] is None and not has_recipe:
+        raise UsageError("name the data that the ledger counts: --dataset NAME")
     if options["steps"] is not None and options["epochs"] is not None:
         raise UsageError("give either --steps or --epochs")
     if has_recipe:
         loaded = load_recipe(words[0], ("privacy.enabled=true", *words[1:], *given))
     else:
         loaded = _without_recipe(words, examples, options, given)
-    with progress("reading") as relabel:
+    with progress("loading", lines=True) as relabel:
+        from trainer.commands.privacy_plan import plan_of, render_plan
+
         found = plan_of(loaded, units=examples or 0, with_model=has_recipe, progress=relabel)
     emit(as_json, found, render_plan)
 
@@ -116,9 +118,17 @@ def ledger_group() -> None:
     show_default=True,
     help="Whom the budget protects.",
 )
+@click.option("--user-field", default="", help="Of the data: what tells users apart.")
 @json_option
 def ledger_init(
-    *, path: Path, dataset: str, epsilon: float, delta: float, unit: str, as_json: bool
+    *,
+    path: Path,
+    dataset: str,
+    epsilon: float,
+    delta: float,
+    unit: str,
+    user_field: str,
+    as_json: bool,
 ) -> None:
     """Make the ledger PATH with the budget that the data's owner sets.
 
@@ -129,8 +139,10 @@ def ledger_init(
       casemate privacy ledger init tickets.ledger --dataset tickets --epsilon 8 --delta 1e-6
     """
     from trainer.commands.privacy_ledger import make_ledger, render_ledger
+    from trainer.privacy.ledger import Budget
 
-    emit(as_json, make_ledger(path, dataset, epsilon, delta, unit), render_ledger)
+    budget = Budget(dataset, epsilon, delta, unit, user_field)
+    emit(as_json, make_ledger(path, budget), render_ledger)
 
 
 @ledger_group.command("show")
@@ -141,7 +153,7 @@ def ledger_show(*, path: Path, delta: float | None, as_json: bool) -> None:
     """Verify the ledger PATH and show what was released, and what is left."""
     from trainer.commands.privacy_ledger import read, render_ledger
 
-    with progress("accounting"):
+    with progress("accounting", lines=True):
         found = read(path, delta)
     emit(as_json, found, render_ledger)
 

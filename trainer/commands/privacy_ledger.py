@@ -12,24 +12,27 @@ from casemate.cli.output import counted, table
 from trainer.privacy.accounting import epsilon_pld
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.ledger import Budget, Ledger, LedgerView, read_ledger
+from trainer.privacy.ledger_names import unit_words
 
 if TYPE_CHECKING:
     from trainer.privacy.ledger import Release
 
+# Two epsilons of the same releases differ where their deltas do.
+_TWO_FIGURES = (
+    "Epsilon and delta go together: for the same releases a smaller delta gives a larger epsilon. "
+    "A model's own claim has a delta of its own (privacy.json); --delta shows the ledger at that."
+)
 # What is shown of the last line's link; the whole of it is in the JSON.
 _LINK_DIGITS = 16
 
 
-def make_ledger(
-    path: Path, dataset: str, epsilon: float, delta: float, unit: str
-) -> dict[str, Any]:
+def make_ledger(path: Path, budget: Budget) -> dict[str, Any]:
     """Make a ledger with a budget, and return what it holds.
 
     Raises:
         LedgerError: there is one already, or the folder cannot be written.
-        PrivacyError: values that are no budget.
     """
-    with Ledger.create(path, Budget(dataset, epsilon, delta, unit)) as ledger:
+    with Ledger.create(path, budget) as ledger:
         view = ledger.view()
     return _data(path, view, None)
 
@@ -64,6 +67,7 @@ def _data(path: Path, view: LedgerView, delta: float | None) -> dict[str, Any]:
             "epsilon": budget.epsilon,
             "delta": budget.delta,
             "unit": budget.unit,
+            "user_field": budget.user_field,
         },
         "datasets": [_spent(view, name, delta) for name in names],
         "releases": [_release(release) for release in view.releases],
@@ -76,13 +80,16 @@ def _spent(view: LedgerView, dataset: str, delta: float | None) -> dict[str, Any
     owned = budget is not None and budget.dataset == dataset
     if delta is None and budget is not None and owned:
         delta = budget.delta
-    unit = budget.unit if budget is not None and owned else _unit(view, dataset)
+    unit, user_field = _unit(view, dataset)
+    if budget is not None and owned:
+        unit, user_field = budget.unit, budget.user_field
     try:
-        events = view.events(dataset, unit=unit)
+        events = view.events(dataset, unit=unit, user_field=user_field)
     except PrivacyError as error:
         return {
             "dataset": dataset,
             "unit": unit,
+            "user_field": user_field,
             "delta": delta,
             "epsilon": None,
             "note": str(error),
@@ -92,6 +99,7 @@ def _spent(view: LedgerView, dataset: str, delta: float | None) -> dict[str, Any
     return {
         "dataset": dataset,
         "unit": unit,
+        "user_field": user_field,
         "delta": delta,
         "epsilon": epsilon_pld(events, delta) if events else 0.0,
         "updates": sum(event.steps for event in events),
@@ -99,10 +107,14 @@ def _spent(view: LedgerView, dataset: str, delta: float | None) -> dict[str, Any
     }
 
 
-def _unit(view: LedgerView, dataset: str) -> str:
-    """Return whom releases of a data set protect: users only if all of them do."""
-    units = {release.unit for release in view.releases if release.dataset == dataset}
-    return "user" if units == {"user"} else "record"
+def _unit(view: LedgerView, dataset: str) -> tuple[str, str]:
+    """Return whom releases of a data set protect: users only if all do, by one field."""
+    units = {
+        (release.unit, release.user_field)
+        for release in view.releases
+        if release.dataset == dataset
+    }
+    return units.pop() if len(units) == 1 else ("record", "")
 
 
 def _release(release: Release) -> dict[str, Any]:
@@ -110,11 +122,13 @@ def _release(release: Release) -> dict[str, Any]:
         "run": release.run_id,
         "dataset": release.dataset,
         "unit": release.unit,
+        "user_field": release.user_field,
         "mechanism": release.mechanism.to_dict(),
         "planned": release.planned,
         "charged": release.charged,
         "replayed": release.replayed,
         "torn": release.torn,
+        "tuning": release.tuning,
         "began": datetime.fromtimestamp(release.began_ms / 1000, UTC).isoformat(),
     }
 
@@ -129,7 +143,7 @@ def render_ledger(data: dict[str, Any]) -> None:
     else:
         click.echo(
             f"budget of {budget['dataset']}: epsilon {budget['epsilon']:g} at delta "
-            f"{budget['delta']:.3g} for each {budget['unit']}"
+            f"{budget['delta']:.4g} for each {unit_words(budget['unit'], budget['user_field'])}"
         )
     for spent in data["datasets"]:
         if spent["epsilon"] is None:
@@ -137,12 +151,23 @@ def render_ledger(data: dict[str, Any]) -> None:
             continue
         updates = counted(spent["updates"], "update", "updates")
         click.echo(
-            f"{spent['dataset']}: epsilon {spent['epsilon']:.3f} at delta {spent['delta']:.3g} "
-            f"was released to this day, by {updates}"
+            f"{spent['dataset']}: epsilon {spent['epsilon']:.3f} at delta {spent['delta']:.4g} "
+            f"was released to this day, by {updates}{_left(budget, spent)}"
         )
+    if any(spent["epsilon"] for spent in data["datasets"]):
+        click.echo(_TWO_FIGURES)
     if data["releases"]:
         click.echo()
-        table(["run", "data", "unit", "noise", "q", "updates", "replayed", "began"], _rows(data))
+        heading = ["run", "data", "unit", "noise", "q", "updates", "replayed", "tuning", "began"]
+        table(heading, _rows(data))
+
+
+def _left(budget: dict[str, Any] | None, spent: dict[str, Any]) -> str:
+    """Return what remains of the budget; nothing where the figure is at another delta."""
+    owned = budget is not None and budget["dataset"] == spent["dataset"]
+    if budget is None or not owned or budget["delta"] != spent["delta"]:
+        return ""
+    return f"; {max(0.0, budget['epsilon'] - spent['epsilon']):.3f} remains"
 
 
 def _rows(data: dict[str, Any]) -> list[list[str]]:
@@ -150,11 +175,12 @@ def _rows(data: dict[str, Any]) -> list[list[str]]:
         [
             each["run"],
             each["dataset"],
-            each["unit"],
+            unit_words(each["unit"], each["user_field"]),
             f"{each['mechanism']['noise_multiplier']:.4f}",
             f"{each['mechanism']['sampling_probability']:.4g}",
-            f"{each['charged']:,} of {each['planned']:,}",
+            f"{each['charged'] - each['tuning']:,} of {each['planned']:,}",
             f"{each['replayed']:,}",
+            f"{each['tuning']:,}",
             each["began"],
         ]
         for each in data["releases"]

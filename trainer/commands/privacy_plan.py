@@ -116,7 +116,8 @@ def earlier_releases(loaded: LoadedRecipe) -> tuple[Event, ...]:
         return ()
     from trainer.privacy.ledger import read_ledger
 
-    return read_ledger(path).events(options.dataset or loaded.name, unit=options.unit)
+    name, user_field = options.dataset or loaded.name, options.users_by
+    return read_ledger(path).events(name, unit=options.unit, user_field=user_field)
 
 
 def _accounted(plan: PrivacyPlan) -> dict[str, float | None]:

@@ -100,6 +100,7 @@ def _facts(samples: Path, record: SyntheticRecord) -> dict[str, Any]:
         "epsilon": claim.epsilon,
         "delta": claim.delta,
         "unit": claim.unit,
+        "user_field": claim.user_field,
         "contributions": claim.contributions,
         "audited": record.audited,
         "prompts": len(record.prompts),

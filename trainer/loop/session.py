@@ -7,6 +7,7 @@
     RUN/final/              the checkpoint that the compiler takes; there only when it is whole
     RUN/report.html         for people
     RUN/data.json           figures about the data: vocabulary, labels, warnings
+    RUN/data.key            of a private run, what its digests of the data are keyed with
     RUN/summary.json        written last
 
 What it refuses: to go on with other data than the run began with. Invariants: nothing
@@ -39,6 +40,7 @@ from trainer.loop.interrupts import StopRequest, stop_on_signals
 from trainer.loop.training import Progress, RunningTextFigures, Training
 from trainer.loop.updates import Updates, make_updates, with_train
 from trainer.privacy.checks import check_recipe
+from trainer.privacy.preparation import refuse_another
 from trainer.recipe.describe import all_values, to_toml
 from trainer.recipe.digest import recipe_digest
 from trainer.recipe.parse import LoadedRecipe
@@ -98,6 +100,7 @@ def run(
         claim_together(output, group),
     ):
         if ranks.is_first:
+            refuse_another(recipe, output)
             write_whole(output / "recipe.toml", to_toml(recipe))
         return Session(loaded, output, ranks, group, reporter).run(stop)
 

@@ -50,7 +50,7 @@ class Progress:
         best_step: the step whose validation was the best so far; -1 before the first.
         best_loss: its loss; None before the first.
         best_metrics: the figures beside it.
-        train_loss: of the newest update; None before the first.
+        train_loss: of the newest update; None before the first, or where it is no number.
         validated_step: the step of the newest validation; -1 before the first.
         validated_loss: its loss; None before the first.
         validated_metrics: the figures beside it.
@@ -235,7 +235,8 @@ class Training:
         progress.step += 1
         progress.tokens += result.tokens
         progress.seconds += seconds
-        progress.train_loss = result.loss
+        # A private update may have a loss that is no number, which no checkpoint holds.
+        progress.train_loss = result.loss if math.isfinite(result.loss) else None
         self._recent.append((result.tokens, seconds))
         speed = sum(t for t, _ in self._recent) / max(sum(s for _, s in self._recent), 1e-9)
         self._reporter.step(

@@ -23,8 +23,6 @@ from trainer.models.network import Network
 
 _FLOAT = 4  # bytes
 _INDEX = 16  # bytes of the two numbers that place a looked-up row
-# Gradients that are written out at one time while norms are made (trainer.privacy.factors).
-_LARGEST_WRITTEN = 2**25
 # The sums of an update, one copy of them as a vector, and the fresh sums of the next.
 _MORE_SUMS = 2
 
@@ -69,12 +67,8 @@ def _of_weight(
     high, wide = parameter.shape
     if isinstance(layer, Conv1D):
         high, wide = wide, high
-    written = _FLOAT * rows * high * wide
     if high * wide <= tokens * (high + wide):
-        return written, 0
+        return _FLOAT * rows * high * wide, 0
     products = _FLOAT * 3 * rows * tokens * tokens
-    norms = products
-    if tokens * (high + wide) >= high * wide:
-        norms = min(written, _FLOAT * max(_LARGEST_WRITTEN, high * wide))
     outputs = _FLOAT * rows * tokens * high
-    return outputs, max(norms, outputs)
+    return outputs, max(products, outputs)

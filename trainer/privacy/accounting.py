@@ -18,7 +18,6 @@ Every function takes one event or several, and a fraction of a second to a few s
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.event import SAMPLERS, Event, compose
+from trainer.privacy.prv import epsilons_prv
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -53,9 +53,6 @@ _FINEST, _COARSEST = 1e-5, 1e-3
 _LOSSES_A_CELL = 10.0
 # Above this, exp(1 / sigma^2) is beyond any grid that will be chosen.
 _LARGEST_EXPONENT = 50.0
-# opacus adds its error to the figure; below 0.02 it can tell two claims apart.
-_PRV_ERROR = 0.005
-_PRV_ERROR_GROWS_FROM = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +128,16 @@ def epsilon_prv(events: Events, delta: float) -> float | None:
     Raises:
         PrivacyError: delta is not above 0 and below 1.
     """
-    from opacus.accountants import PRVAccountant
+    return _prv(_several(events), (delta,))[0]
 
-    several = _several(events)
-    rough = epsilon_rdp(several, delta)
-    if not several or math.isinf(rough):
+
+def _prv(events: Sequence[Event], deltas: Sequence[float]) -> tuple[float | None, ...]:
+    """Return opacus's epsilon for each delta, rising."""
+    rough = _rdp(events, deltas)
+    if not events or math.isinf(rough[0]):
         return rough
-    accountant = PRVAccountant()
-    accountant.history = [(event.noise_multiplier, *_seen(event)) for event in several]
-    error = _PRV_ERROR * max(1.0, rough / _PRV_ERROR_GROWS_FROM)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            found = float(accountant.get_epsilon(delta, eps_error=error))
-        except (RuntimeError, ValueError):
-            return None
-    return found if math.isfinite(found) else None
+    history = [(event.noise_multiplier, *_seen(event)) for event in events]
+    return epsilons_prv(history, deltas, rough)
 
 
 def curve(events: Events, deltas: Sequence[float] = DELTAS) -> Curve:
@@ -163,7 +154,7 @@ def curve(events: Events, deltas: Sequence[float] = DELTAS) -> Curve:
         deltas=rising,
         pld=tuple(math.inf if composed is None else _epsilon(composed, d) for d in rising),
         rdp=rdp,
-        prv=tuple(epsilon_prv(several, delta) for delta in rising),
+        prv=_prv(several, rising),
     )
 
 

@@ -20,7 +20,6 @@ from trainer.privacy.making import report_of_run
 from trainer.privacy.plan import PrivacyPlan
 from trainer.privacy.record import PrivacyReport, write_report
 from trainer.privacy.report import PAGE_NAME, write_privacy_page
-from trainer.privacy.sections import Utility
 
 
 def conclude(
@@ -35,7 +34,6 @@ def conclude(
     trained: str,
     trained_parameters: int,
     canaries_digest: str | None,
-    utility: Utility | None = None,
 ) -> PrivacyReport:
     """Write the report of a run that is over; one rank calls it.
 
@@ -50,7 +48,6 @@ def conclude(
         trained: which of them, such as "lora" or "all".
         trained_parameters: how many.
         canaries_digest: of canaries.json; None without.
-        utility: what privacy cost, if it was measured.
 
     Raises:
         PrivacyError: nothing can be claimed.
@@ -67,8 +64,9 @@ def conclude(
             f"{ledger} was charged {own:,} updates of this run, and {steps:,} made the weights: it "
             "is not the ledger of this run, so nothing can be claimed"
         )
-    earlier = view.events(dataset, unit=plan.unit, without=run_id)
-    charged = view.events(dataset, unit=plan.unit)
+    unit, user_field = plan.unit, plan.user_field
+    earlier = view.events(dataset, unit=unit, user_field=user_field, without=run_id)
+    charged = view.events(dataset, unit=unit, user_field=user_field)
     budget = view.budget
     report = report_of_run(
         dataclasses.replace(plan, earlier=earlier, steps=max(1, steps)),
@@ -80,7 +78,6 @@ def conclude(
         ledger_head=view.head.link,
         budget=None if budget is None else (budget.epsilon, budget.delta),
         canaries_sha256=canaries_digest,
-        utility=utility,
         charged=(*charged, *_tuning(plan, tuned)),
     )
     write_report(final, report)

@@ -20,8 +20,6 @@ from torch import Tensor
 
 # A product of float32 vectors errs by about this share of the product of their lengths.
 _ROUNDING = 2.0**-22
-# Elements of per-example gradients that may exist for a moment only.
-_LARGEST_WRITTEN = 2**25
 
 
 class Factor(Protocol):
@@ -70,25 +68,17 @@ class Rows:
 
 
 class Outer:
-    """Gradients sum_t backprops[t] (x) inputs[t] of a matrix [O, I]."""
+    """Gradients sum_t backprops[t] (x) inputs[t] of a matrix [O, I].
+
+    For short texts and large matrices, where T x T products are the fewer; `outer` decides.
+    """
 
     def __init__(self, inputs: Tensor, backprops: Tensor) -> None:
         """`inputs` [B, T, I] and `backprops` [B, T, O], of any floating type."""
         self._inputs, self._backprops = inputs, backprops
 
     def squared_norms(self) -> Tensor:
-        """Return float32 [B], through T x T products where those are the fewer."""
-        length, wide, high = self._sizes()
-        if length * (wide + high) < wide * high:
-            return self._ghost()
-        at_once = max(1, _LARGEST_WRITTEN // (wide * high))
-        pieces = zip(
-            torch.split(self._inputs, at_once), torch.split(self._backprops, at_once), strict=True
-        )
-        return torch.cat([Rows(_outer(a, g)).squared_norms() for a, g in pieces])
-
-    def _ghost(self) -> Tensor:
-        """|sum_t g_t (x) a_t|^2 = sum_st <a_s, a_t> <g_s, g_t>."""
+        """Return float32 [B]: |sum_t g_t (x) a_t|^2 = sum_st <a_s, a_t> <g_s, g_t>."""
         inputs, backprops = self._inputs.float(), self._backprops.float()
         products = torch.bmm(inputs, inputs.mT) * torch.bmm(backprops, backprops.mT)
         lengths: Tensor = inputs.norm(dim=2) * backprops.norm(dim=2)
@@ -109,9 +99,6 @@ class Outer:
     def rows(self) -> Tensor:
         """Return float32 [B, O, I]."""
         return _outer(self._inputs, self._backprops)
-
-    def _sizes(self) -> tuple[int, int, int]:
-        return self._inputs.shape[1], self._inputs.shape[2], self._backprops.shape[2]
 
 
 def outer(inputs: Tensor, backprops: Tensor) -> Rows | Outer:

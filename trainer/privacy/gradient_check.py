@@ -6,6 +6,8 @@
        statistics, in-batch negatives, or experts whose capacity the batch shares.
 
 Dropout is the same in all passes: each starts from the same random state.
+
+It refuses, by that name, examples whose gradient is no number: they would show nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def check_gradients(
         batch: two examples or more.
 
     Raises:
-        PrivacyError: one of them does not hold, or there are too few examples.
+        PrivacyError: one of them does not hold, or cannot be seen: there are too few examples,
+            or their gradients are no numbers.
     """
     examples = examples_in(batch)
     if examples < 2:
@@ -52,6 +55,7 @@ def check_gradients(
     ones = torch.ones(examples, device=device)
     with _same_randomness(device) as again:
         expected = _by_autograd(step, parameters, batch)
+        _require_numbers(expected)
         again()
         found = sums(batch, ones)
         again()
@@ -115,6 +119,17 @@ def _first_repeated(values: Tensor, examples: int) -> Tensor:
     if values.dim() == 0 or len(values) != examples:
         return values
     return values[:1].expand_as(values).contiguous()
+
+
+def _require_numbers(gradients: Mapping[str, Tensor]) -> None:
+    """Refuse gradients that are no numbers; the same on every rank, since they are whole."""
+    for name, values in gradients.items():
+        if not bool(values.isfinite().all()):
+            raise PrivacyError(
+                f"before anything was learned, the gradient of {name} is no number for the first "
+                "records: the weights to begin with (model.source) hold numbers that are none, or "
+                "far too large. Begin with others"
+            )
 
 
 def _require_same(

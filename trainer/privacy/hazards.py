@@ -23,12 +23,16 @@ NOT_PROTECTED: Final = (
     "public.",
     "The tokenizer and the vocabulary: they must not come from the private data.",
     "Validation data: the figures measured on it are not noised. It must not hold the records "
-    "that are to be protected.",
+    "that are to be protected. Where text is trained on and no validation file is named, part of "
+    "the private records is held out for it: their figures, which are exact, are left out of "
+    "training.json, and are in the logs, the report and the checkpoints of the run's folder.",
     "The loss, the clipped share and other figures that a run logs: they are for the "
     "data's owner, and are no part of what may be published.",
-    "Checkpoints that a run resumes from, canaries.json and the ledger: they stay with the owner.",
-    "Figures that an audit records of real records (membership), and those of the twin and of "
-    "groups that a comparison records: they are exact, and whoever publishes them publishes that.",
+    "Checkpoints that a run resumes from, canaries.json, data.key and the ledger: they stay with "
+    "the owner.",
+    "Figures of this record that are exact, made without noise: those of real records in an audit "
+    "(evidence.membership), and all of a comparison (utility), of groups and of the twin, whose "
+    "weights were learned without privacy. Whoever publishes this record publishes them.",
     "Time, memory and traffic of the training run: whoever watches the machine may learn of "
     "the data.",
     "The data itself where it is stored. This is about what a finished model tells.",
@@ -55,8 +59,9 @@ def _unit(report: PrivacyReport) -> str:
     if claim.unit == "user":
         return (
             f"All that one user contributed is protected together, up to {claim.contributions} "
-            "records; further records of a user were left out. Users are told apart by a field of "
-            "the data: who appears under two names is protected as two users."
+            "records; further records of a user were left out. Users are told apart by the field "
+            f"{claim.user_field!r} of the data: ask whether it stands for a person. Who has two "
+            "names in it is protected as two users."
         )
     return (
         "One record is protected. A person with several records has several times the epsilon, so "
@@ -136,6 +141,13 @@ def _arithmetic(report: PrivacyReport) -> str:
 
 
 def _correctness(report: PrivacyReport) -> str:
+    text = _audited(report)
+    if report.evidence.membership is None:
+        return text
+    return f"{text} Figures of real records (membership) are exact; no claim covers them."
+
+
+def _audited(report: PrivacyReport) -> str:
     audit = report.evidence.audit
     if audit is None:
         return "The trained model was not audited. The proof is only as good as its implementation."
@@ -171,6 +183,10 @@ def _utility(report: PrivacyReport) -> str:
     text = f"{utility.metric}: {utility.private:.4g} with privacy, {utility.twin:.4g} without"
     if utility.kept is not None:
         text += f" ({utility.kept:.0%} of the gain is kept)"
+    text += (
+        "; these figures are exact, and the twin's come from weights learned without privacy: "
+        "the claim covers none of them"
+    )
     if not utility.groups:
         return f"{text}. By group it was not measured: noise weighs more on small groups."
     unequal = disparity_words(utility) or ("No group that was measured loses more than all do.",)

@@ -37,11 +37,9 @@ from trainer.privacy.ledger_lines import (
     Opened,
     Torn,
     Tuned,
-    check_dataset,
-    check_run_id,
-    check_unit,
     encode,
 )
+from trainer.privacy.ledger_names import check_dataset, check_run_id, check_unit, unit_words
 from trainer.privacy.ledger_state import Head, LedgerState, LedgerView, Release, Tail, read_state
 
 __all__ = ["Budget", "Head", "Ledger", "LedgerView", "Release", "read_ledger"]
@@ -110,13 +108,20 @@ class Ledger:
         return self._state.view()
 
     def releases(
-        self, dataset: str, *, unit: str = "record", without: str = ""
+        self, dataset: str, *, unit: str = "record", user_field: str = "", without: str = ""
     ) -> tuple[Event, ...]:
         """Return what was charged for a data set; see `LedgerView.events`."""
-        return self.view().events(dataset, unit=unit, without=without)
+        return self.view().events(dataset, unit=unit, user_field=user_field, without=without)
 
     def begin(
-        self, run_id: str, dataset: str, event: Event, unit: str = "record", *, tuning: int = 0
+        self,
+        run_id: str,
+        dataset: str,
+        event: Event,
+        unit: str = "record",
+        *,
+        user_field: str = "",
+        tuning: int = 0,
     ) -> None:
         """Announce a run of `event.steps` updates, durably, before its first charge.
 
@@ -126,13 +131,14 @@ class Ledger:
 
         Raises:
             BudgetExhausted: not all of it fits the budget; nothing was announced.
-            LedgerError: the ledger cannot be written, or its budget is for other data.
+            LedgerError: the ledger cannot be written, or its budget is for other data or
+                another unit.
             PrivacyError: names or a unit that are none.
         """
         check_run_id(run_id)
         check_dataset(dataset)
-        check_unit(unit)
-        line = Announced(run_id, dataset, unit, event, _now_ms())
+        check_unit(unit, user_field)
+        line = Announced(run_id, dataset, unit, event, _now_ms(), user_field)
         self._state.check(line)
         due = max(0, tuning - self._state.tuned(run_id))
         needed = event.steps + due
@@ -197,7 +203,7 @@ class Ledger:
         budget = self._state.budget
         if budget is None:
             return event.steps
-        earlier = self.releases(line.dataset, unit=budget.unit)
+        earlier = self.releases(line.dataset, unit=budget.unit, user_field=budget.user_field)
         return steps_within(earlier, event, budget.epsilon, budget.delta)
 
     def _budget_text(self) -> str:
@@ -206,7 +212,7 @@ class Ledger:
             return "the ledger has no budget"
         return (
             f"the budget of {budget.dataset!r} is epsilon {budget.epsilon:g} at delta "
-            f"{budget.delta:g} for each {budget.unit}"
+            f"{budget.delta:g} for each {unit_words(budget.unit, budget.user_field)}"
         )
 
     def _mend(self, tail: Tail) -> None:

@@ -150,11 +150,7 @@ def _open(path: Path, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise LedgerError(
-            f"there is no ledger at {path}: without it nobody can say what this data has given. "
-            "Bring it back; for data that no run has used, begin one with `casemate privacy "
-            "ledger init`"
-        ) from error
+        raise LedgerError.missing(path) from error
     except OSError as error:
         linked = error.errno == errno.ELOOP
         reason = "it is a symbolic link" if linked else error.strerror

@@ -21,16 +21,13 @@ from typing import Any, Final
 from security.strictjson import MAX_SAFE_INTEGER, StrictJsonError, canonical, parse
 from trainer.privacy.errors import LedgerError, PrivacyError
 from trainer.privacy.event import Event
+from trainer.privacy.ledger_names import check_dataset, check_run_id, check_unit
 
 LEDGER_FORMAT: Final = "casemate.privacy-ledger/1"
-UNITS: Final = ("record", "user")
 MAX_LINE_BYTES: Final = 4096
 # What the first line's link follows.
 GENESIS: Final = "0" * 64
 
-_RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Names are shown in terminals and on pages: no control characters, a sane length.
-_DATASET: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}")
 _LINK: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -42,6 +39,7 @@ class Budget:
         dataset: the name of the data; a ledger with a budget takes charges for it alone.
         epsilon, delta: what all releases together may reach.
         unit: "record" or "user": whom the budget protects.
+        user_field: of the data, what tells users apart; "" where the unit is a record.
 
     Raises:
         PrivacyError: values that are no budget.
@@ -51,10 +49,11 @@ class Budget:
     epsilon: float
     delta: float
     unit: str = "record"
+    user_field: str = ""
 
     def __post_init__(self) -> None:
         check_dataset(self.dataset)
-        check_unit(self.unit)
+        check_unit(self.unit, self.user_field)
         if not (math.isfinite(self.epsilon) and self.epsilon > 0):
             raise PrivacyError(f"a budget of epsilon {self.epsilon!r} is no number above 0")
         if not 0 < self.delta < 1:
@@ -79,6 +78,7 @@ class Announced:
         unit: whom its event protects.
         event: the mechanism, with the updates that are still to be made.
         time_ms: Unix time.
+        user_field: of the data, what tells users apart; "" where the unit is a record.
     """
 
     run_id: str
@@ -86,6 +86,7 @@ class Announced:
     unit: str
     event: Event
     time_ms: int
+    user_field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,20 +168,6 @@ def decode(data: bytes, previous: str) -> tuple[Line, str]:
         raise LedgerError(str(error)) from error
 
 
-def check_dataset(name: str) -> None:
-    """Raise PrivacyError if `name` cannot name a data set."""
-    if not _DATASET.fullmatch(name):
-        raise PrivacyError(
-            "the name of a data set has 1 to 200 characters and no control characters"
-        )
-
-
-def check_unit(unit: str) -> None:
-    """Raise PrivacyError if `unit` is no unit of privacy."""
-    if unit not in UNITS:
-        raise PrivacyError(f"the unit {unit!r} is none of {', '.join(UNITS)}")
-
-
 def _link(previous: str, values: Mapping[str, Any]) -> str:
     try:
         body = canonical(values)
@@ -201,7 +188,7 @@ def _to_dict(line: Line) -> dict[str, Any]:
                 "dataset": budget.dataset,
                 "epsilon": budget.epsilon,
                 "delta": budget.delta,
-                "unit": budget.unit,
+                **_unit(budget.unit, budget.user_field),
             },
         }
     if isinstance(line, Announced):
@@ -209,7 +196,7 @@ def _to_dict(line: Line) -> dict[str, Any]:
             "kind": "run",
             "run": line.run_id,
             "dataset": line.dataset,
-            "unit": line.unit,
+            **_unit(line.unit, line.user_field),
             "event": line.event.to_dict(),
             "time_ms": line.time_ms,
         }
@@ -238,14 +225,15 @@ def _from_dict(values: Mapping[str, Any]) -> Line:
             raise LedgerError(f"its format is not {LEDGER_FORMAT}")
         return Opened(_budget(values["budget"]), _count(values, "time_ms"))
     if kind == "run":
-        _check_keys(values, "run", "dataset", "unit", "event")
-        dataset, unit = _text(values, "dataset"), _text(values, "unit")
+        _check_keys(values, "run", "dataset", *_unit_keys(values), "event")
+        dataset, unit, user_field = _text(values, "dataset"), *_unit_of(values)
         check_dataset(dataset)
-        check_unit(unit)
+        check_unit(unit, user_field)
         if not isinstance(values["event"], dict):
             raise LedgerError("its event is no object")
         event = Event.from_dict(values["event"])
-        return Announced(_run_id(values), dataset, unit, event, _count(values, "time_ms"))
+        time_ms = _count(values, "time_ms")
+        return Announced(_run_id(values), dataset, unit, event, time_ms, user_field)
     if kind == "charge":
         _check_keys(values, "run", "step")
         return Charged(_run_id(values), _count(values, "step"), _count(values, "time_ms"))
@@ -263,7 +251,9 @@ def _from_dict(values: Mapping[str, Any]) -> Line:
 def _budget(value: object) -> Budget | None:
     if value is None:
         return None
-    if not isinstance(value, dict) or set(value) != {"dataset", "epsilon", "delta", "unit"}:
+    if not isinstance(value, dict):
+        raise LedgerError("its budget is no object")
+    if set(value) != {"dataset", "epsilon", "delta", *_unit_keys(value)}:
         raise LedgerError("the keys of its budget are not those of a budget")
     for key in ("epsilon", "delta"):
         if isinstance(value[key], bool) or not isinstance(value[key], int | float):
@@ -272,8 +262,23 @@ def _budget(value: object) -> Budget | None:
         _text(value, "dataset"),
         float(value["epsilon"]),
         float(value["delta"]),
-        _text(value, "unit"),
+        *_unit_of(value),
     )
+
+
+def _unit(unit: str, user_field: str) -> dict[str, str]:
+    """Return whom something protects, as it is written: the field where the unit is a user."""
+    return {"unit": unit} | ({"user_field": user_field} if unit == "user" else {})
+
+
+def _unit_keys(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("unit", "user_field") if values.get("unit") == "user" else ("unit",)
+
+
+def _unit_of(values: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a unit and the field behind it; the keys were checked."""
+    unit = _text(values, "unit")
+    return unit, _text(values, "user_field") if unit == "user" else ""
 
 
 def _check_keys(values: Mapping[str, Any], *names: str) -> None:
@@ -292,12 +297,6 @@ def _run_id(values: Mapping[str, Any]) -> str:
     value = _text(values, "run")
     check_run_id(value)
     return value
-
-
-def check_run_id(run_id: str) -> None:
-    """Raise LedgerError if `run_id` cannot name a run."""
-    if not _RUN_ID.fullmatch(run_id):
-        raise LedgerError("a run's name has 1 to 64 letters, digits, dots, dashes or underscores")
 
 
 def _count(values: Mapping[str, Any], key: str) -> int:

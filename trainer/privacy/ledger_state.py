@@ -32,9 +32,9 @@ from trainer.privacy.ledger_lines import (
     Opened,
     Torn,
     Tuned,
-    check_unit,
     decode,
 )
+from trainer.privacy.ledger_names import check_unit, unit_words
 
 # Crashes while a torn end is being mended leave a few pieces, never many.
 MAX_TAIL_BYTES: Final = 16 * MAX_LINE_BYTES
@@ -59,6 +59,7 @@ class Release:
         run_id: the run.
         dataset: the name of its data.
         unit: "record" or "user".
+        user_field: of the data, what tells users apart; "" where the unit is a record.
         mechanism: of one update.
         planned: updates that were announced.
         charged: updates that count as made.
@@ -71,6 +72,7 @@ class Release:
     run_id: str
     dataset: str
     unit: str
+    user_field: str
     mechanism: Event
     planned: int
     charged: int
@@ -78,6 +80,29 @@ class Release:
     torn: int
     tuning: int
     began_ms: int
+
+
+def check_budget(budget: Budget, dataset: str, unit: str, user_field: str) -> None:
+    """Check that runs on a data set may be charged to a budget (rule 2.2).
+
+    Raises:
+        LedgerError: it is for other data, or protects users and the runs do not, or protect
+            users by another field.
+    """
+    if dataset != budget.dataset:
+        raise LedgerError(
+            f"the budget of this ledger is for {budget.dataset!r}, and this run's data is called "
+            f"{dataset!r}; it takes no charges for other data. If it is the same data, say so: "
+            f"privacy.dataset={budget.dataset} (--dataset of a plan). Otherwise use a ledger of "
+            "its own"
+        )
+    if budget.unit == "user" and (unit, user_field) != ("user", budget.user_field):
+        whom = f"users by the field {user_field!r}" if unit == "user" else "single records"
+        raise LedgerError(
+            f"the budget of this ledger protects users by the field {budget.user_field!r}, and a "
+            f"run that protects {whom} cannot be counted against it; set privacy.unit to 'user' "
+            f"and privacy.user_field to {budget.user_field!r}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,32 +119,41 @@ class LedgerView:
     releases: tuple[Release, ...]
     head: Head
 
-    def events(self, dataset: str, *, unit: str = "record", without: str = "") -> tuple[Event, ...]:
+    def events(
+        self, dataset: str, *, unit: str = "record", user_field: str = "", without: str = ""
+    ) -> tuple[Event, ...]:
         """Return what was charged for a data set, equal mechanisms counted together.
 
         A claim for users covers the records of each, so it composes with claims for
-        records; the other way round nothing can be said.
+        records; the other way round nothing can be said. Nor can it between users by one
+        field and users by another: one user's records may be those of many of the others.
 
         Args:
             dataset: the name of the data.
             unit: whom the sum of the releases is to protect.
+            user_field: what tells users apart; "" where the unit is a record.
             without: a run to leave out.
 
         Raises:
-            PrivacyError: users are to be protected, and a release protects records alone.
+            PrivacyError: users are to be protected, and a release protects records alone,
+                or users by another field.
         """
-        check_unit(unit)
+        check_unit(unit, user_field)
         chosen = [
             release
             for release in self.releases
             if release.dataset == dataset and release.run_id != without and release.charged
         ]
-        foreign = [release.run_id for release in chosen if unit == "user" != release.unit]
-        if foreign:
-            raise PrivacyError(
-                f"the run {foreign[0]} on {dataset!r} protects single records, so nothing can be "
-                "claimed for users on the same data; use data that no such run has seen"
-            )
+        for release in chosen:
+            if unit == "user" and (release.unit, release.user_field) != (unit, user_field):
+                whom = "single records"
+                if release.unit == "user":
+                    whom = f"users by the field {release.user_field!r}"
+                raise PrivacyError(
+                    f"the run {release.run_id} on {dataset!r} protects {whom}, so nothing can be "
+                    f"claimed for each {unit_words(unit, user_field)} on the same data; use data "
+                    "that no such run has seen"
+                )
         return compose(release.mechanism.of(release.charged) for release in chosen)
 
 
@@ -139,6 +173,7 @@ class _Account:
             run_id=said.run_id,
             dataset=said.dataset,
             unit=said.unit,
+            user_field=said.user_field,
             mechanism=said.event.of(1),
             planned=said.event.steps,
             charged=self.charged,
@@ -157,7 +192,8 @@ class LedgerState:
     links: list[str] = field(default_factory=list)
     _accounts: list[_Account] = field(default_factory=list)
     _steps: dict[str, set[int]] = field(default_factory=dict)
-    _datasets: dict[str, str] = field(default_factory=dict)
+    # Of each run the data and the unit, which it keeps.
+    _about: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
     @property
     def link(self) -> str:
@@ -178,18 +214,12 @@ class LedgerState:
         if isinstance(line, Opened) != (not self.links):
             raise LedgerError("a ledger has one opening line, its first")
         if isinstance(line, Announced):
-            if self.budget is not None and line.dataset != self.budget.dataset:
+            if self.budget is not None:
+                check_budget(self.budget, line.dataset, line.unit, line.user_field)
+            if self._about.get(line.run_id, _about(line)) != _about(line):
                 raise LedgerError(
-                    f"the budget of this ledger is for {self.budget.dataset!r}, and it takes no "
-                    "charges for other data; use a ledger of its own"
+                    f"the run {line.run_id} was announced for other data, or another unit"
                 )
-            if self.budget is not None and self.budget.unit == "user" != line.unit:
-                raise LedgerError(
-                    "the budget of this ledger protects users, and a run that protects single "
-                    "records cannot be counted against it; set privacy.unit to 'user'"
-                )
-            if self._datasets.get(line.run_id, line.dataset) != line.dataset:
-                raise LedgerError(f"the run {line.run_id} was announced for other data")
         if isinstance(line, Charged | Tuned) and (
             self.current is None or self.current.run_id != line.run_id
         ):
@@ -202,7 +232,7 @@ class LedgerState:
             self.budget = line.budget
         elif isinstance(line, Announced):
             self._accounts.append(_Account(line))
-            self._datasets[line.run_id] = line.dataset
+            self._about[line.run_id] = _about(line)
         elif isinstance(line, Charged):
             account = self._accounts[-1]
             seen = self._steps.setdefault(line.run_id, set())
@@ -230,6 +260,10 @@ class LedgerState:
                 last.tuning,
             ).release()
         return LedgerView(self.budget, tuple(releases), Head(len(self.links), self.link))
+
+
+def _about(line: Announced) -> tuple[str, str, str]:
+    return line.dataset, line.unit, line.user_field
 
 
 @dataclass(frozen=True, slots=True)

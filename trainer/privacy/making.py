@@ -55,7 +55,6 @@ def report_of_run(
     ledger_head: str | None,
     budget: tuple[float, float] | None = None,
     canaries_sha256: str | None = None,
-    utility: Utility | None = None,
     charged: tuple[Event, ...] | None = None,
     now: datetime | None = None,
 ) -> PrivacyReport:
@@ -71,7 +70,6 @@ def report_of_run(
         ledger_head: digest of the ledger's last line; None without one.
         budget: (epsilon, delta) that the data's owner allows.
         canaries_sha256: digest of canaries.json; None if none were planted.
-        utility: what privacy cost, if it was measured.
         charged: everything that the ledger holds, tuning runs included, where that is more
             than the plan (updates that were repeated after a crash); it is what is claimed.
         now: the time to record; the clock's by default.
@@ -97,6 +95,7 @@ def report_of_run(
             plan.contributions,
             NEIGHBOURING_RELATION,
             _sampling(events),
+            plan.user_field or None,
         ),
         mechanism=_mechanism(plan, optimizer, trained, trained_parameters),
         accounting=_accounting(events, plan.delta),
@@ -110,7 +109,7 @@ def report_of_run(
         ),
         randomness=Randomness(**mode_facts(plan.noise)),
         evidence=Evidence(canaries_sha256=canaries_sha256),
-        utility=utility,
+        utility=None,
         not_protected=NOT_PROTECTED,
         hazards=(),
     )

@@ -45,6 +45,7 @@ class PrivacyPlan:
 
     Attributes:
         unit: "record" or "user".
+        user_field: of the data, what tells users apart; "" where the unit is a record.
         units: N, records or users of the training data.
         contributions: records of one user that are used at most; 1 for records.
         expected_batch: E[B] in units.
@@ -63,6 +64,7 @@ class PrivacyPlan:
     """
 
     unit: str
+    user_field: str
     units: int
     contributions: int
     expected_batch: int
@@ -183,7 +185,9 @@ def make_plan(recipe: Recipe, units: int, earlier: Sequence[Event] = ()) -> Priv
     if batch > units:
         raise PrivacyError(
             f"batch.sequences is {batch:,}, the expected number of {options.unit}s in a batch, but "
-            f"the data has {units:,}; a batch is a random part of the data"
+            f"the data has {units:,}; a batch is a random part of the data, and a tenth of it is "
+            f"a good one: batch.sequences={max(1, units // 10)} (a multiple of "
+            "batch.micro_sequences, which batch.micro_sequences=0 leaves to the trainer)"
         )
     steps = recipe.run.steps
     if options.max_epochs:
@@ -203,6 +207,7 @@ def make_plan(recipe: Recipe, units: int, earlier: Sequence[Event] = ()) -> Priv
     event, epsilon = _settled(event, options, delta, earlier)
     return PrivacyPlan(
         unit=options.unit,
+        user_field=options.users_by,
         units=units,
         contributions=options.contributions if options.unit == "user" else 1,
         expected_batch=batch,
@@ -235,15 +240,18 @@ def _settled(
     event: Event, options: PrivacyOptions, delta: float, earlier: Sequence[Event]
 ) -> tuple[Event, float]:
     """Return the event with its noise, and the epsilon of it and all before."""
-    if not options.noise_multiplier:
-        noise = solve_noise_multiplier(event, options.epsilon, delta, earlier)
-        event = dataclasses.replace(event, noise_multiplier=noise)
+    given = options.noise_multiplier
+    noise = given or solve_noise_multiplier(event, options.epsilon, delta, earlier)
+    event = dataclasses.replace(event, noise_multiplier=noise)
     epsilon = epsilon_pld((*earlier, event), delta)
-    if epsilon > options.epsilon:
+    if given and epsilon > options.epsilon:
+        counted = ["this run"]
+        counted += ["its tuning runs"] if options.tuning_runs else []
+        counted += ["what its ledger holds already"] if earlier else []
         raise PrivacyError(
-            f"with privacy.noise_multiplier = {options.noise_multiplier:g} and all earlier "
-            f"releases this run comes to epsilon {epsilon:.3f} at delta {delta:.3g}, more than "
-            f"privacy.epsilon = {options.epsilon:g}; leave the multiplier out to have it solved for"
+            f"privacy.noise_multiplier = {given:g} is too little noise: epsilon is {epsilon:.3f} "
+            f"at delta {delta:.3g} for {' and '.join(counted)}, more than privacy.epsilon = "
+            f"{options.epsilon:g}; set it to 0 to have it solved for"
         )
     return event, epsilon
 
@@ -257,8 +265,8 @@ def _delta(options: PrivacyOptions, units: int) -> float:
         )
     if options.delta > 1 / units:
         raise PrivacyError(
-            f"privacy.delta is {options.delta:.3g}, larger than 1/{units:,} ({1 / units:.3g}): "
-            f"such a claim allows a {options.unit} to be published outright; take "
-            f"{0.5 / units:.2g} or less, or 0 for half of 1/units"
+            f"privacy.delta is {options.delta:.6g}, larger than 1/{units:,} ({1 / units:.6g}), one "
+            f"over the {options.unit}s of the data: such a claim allows a {options.unit} to be "
+            f"published outright; take {0.5 / units:.4g} or less, or 0 for half of 1/{units:,}"
         )
     return options.delta or 0.5 / units

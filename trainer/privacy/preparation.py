@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.checkpointing.layout import complete_steps
-from trainer.data.assemble import DataBundle
+from trainer.data.assemble import DataBundle, silent
 from trainer.data.batch import DataSet
 from trainer.distribution.group import Group
 from trainer.errors import RecipeError
@@ -69,23 +70,29 @@ class Prepared:
     promised: float
 
 
-def prepare(loaded: LoadedRecipe, output: Path, group: Group, data: DataBundle) -> Prepared:
+def prepare(
+    loaded: LoadedRecipe,
+    output: Path,
+    group: Group,
+    data: DataBundle,
+    tell: Callable[[str], None] = silent,
+) -> Prepared:
     """Plant the canaries, make or read the plan; every rank calls it.
+
+    `tell` is told of what takes long.
 
     Raises:
         PrivacyError: what was asked for cannot be claimed.
         LedgerError: the ledger that the recipe names cannot be used.
-        RecipeError: the folder has learned by another recipe; nothing was written.
     """
     recipe = loaded.recipe
-    if group.is_first:
-        _refuse_another(recipe, output)
     train, groups, digest = _plant(recipe, output, group, data)
     ledger = Path(recipe.privacy.ledger) if recipe.privacy.ledger else output / LEDGER_FILE
     dataset = recipe.privacy.dataset or loaded.name
     units = len(train) if groups is None else len(groups)
     known: Any = None
     if group.is_first:
+        tell(f"working out the noise for {units:,} {recipe.privacy.unit}s")
         known = _planned(loaded, output, ledger, dataset, units)
     known = group.broadcast(known)
     plan = PrivacyPlan.from_dict(known["plan"])
@@ -134,6 +141,7 @@ def begin(prepared: Prepared, group: Group, *, step: int, head: Head | None) -> 
                 prepared.dataset,
                 event,
                 prepared.plan.unit,
+                user_field=prepared.plan.user_field,
                 tuning=prepared.plan.steps * prepared.plan.tuning_runs,
             )
     except PrivacyError:
@@ -151,7 +159,9 @@ def _refuse_excess(prepared: Prepared, ledger: Ledger) -> None:
     own = [release for release in releases if release.run_id == prepared.run_id]
     if any(release.charged > release.tuning for release in own):
         return
-    earlier = ledger.releases(prepared.dataset, unit=plan.unit, without=prepared.run_id)
+    earlier = ledger.releases(
+        prepared.dataset, unit=plan.unit, user_field=plan.user_field, without=prepared.run_id
+    )
     if earlier == plan.earlier:
         return
     epsilon = epsilon_pld(dataclasses.replace(plan, earlier=earlier).events, plan.delta)
@@ -163,10 +173,19 @@ def _refuse_excess(prepared: Prepared, ledger: Ledger) -> None:
         )
 
 
-def _refuse_another(recipe: Recipe, output: Path) -> None:
-    """Refuse another recipe, or a lost plan, in a folder that has learned; changes nothing."""
+def refuse_another(recipe: Recipe, output: Path) -> None:
+    """Refuse another recipe, or a lost plan, in a folder that has learned privately or is to.
+
+    It changes nothing, and is asked before anything of a run is written.
+
+    Raises:
+        RecipeError: the folder has learned by another recipe.
+        PrivacyError: nobody can say what it promised.
+    """
     folder, path = output / "checkpoints", output / PLAN_FILE
     if not (folder.is_dir() and complete_steps(folder)):
+        return
+    if not (recipe.privacy.enabled or path.exists()):
         return
     if not path.exists():
         raise PrivacyError(
@@ -234,7 +253,8 @@ def _planned(
     if begins:
         _refuse_missing(recipe, ledger, dataset, begun=known is not None)
     else:
-        earlier = read_ledger(ledger).events(dataset, unit=recipe.privacy.unit)
+        unit, user_field = recipe.privacy.unit, recipe.privacy.users_by
+        earlier = read_ledger(ledger).events(dataset, unit=unit, user_field=user_field)
     plan = make_plan(recipe, units, earlier)
     # 2. The ledger goes before the plan: a plan without one is a ledger that was taken away.
     if begins:
@@ -265,12 +285,11 @@ def _refuse_missing(recipe: Recipe, ledger: Path, dataset: str, *, begun: bool) 
     One that is gone took with it what was released, and its owner's budget.
     """
     if recipe.privacy.ledger:
-        raise LedgerError(
-            f"there is no ledger at {ledger}; create it: casemate privacy ledger init {ledger} "
-            f"--dataset {dataset} --epsilon E --delta D"
-        )
+        raise LedgerError.missing(ledger, dataset)
     if begun:
         raise LedgerError(
-            f"the ledger {ledger} is gone, and with it what this run was charged; restore it, or "
-            "begin a new run in another folder (-o)"
+            f"the ledger {ledger} is gone, and with it what this run was charged. If it was moved, "
+            "move it back: a run goes on with the ledger that it began with, and its own stays in "
+            "its folder. Without it nobody can say what the data has given; a run that begins "
+            "again in another folder (-o) does not count it"
         )

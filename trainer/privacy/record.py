@@ -114,7 +114,7 @@ def decode_report(data: bytes) -> PrivacyReport:
 
 
 def _check(report: PrivacyReport) -> None:
-    """Refuse what each key allows and together cannot be .
+    """Refuse what each key allows and together cannot be.
 
     What the claim rests on was checked by `claim_of`, for an appliance checks it too.
     """
@@ -133,7 +133,6 @@ def _check(report: PrivacyReport) -> None:
 
 def _check_utility(utility: Utility) -> None:
     """Refuse intervals without two ends, and shares without an interval (rule 2.9)."""
-    text(utility.twin_sha256, "utility.twin_sha256", SHA256)
     measured: tuple[Utility | GroupUtility, ...] = (utility, *utility.groups)
     for each in measured:
         for interval in (each.private_interval, each.twin_interval, each.cost_interval):

@@ -17,7 +17,7 @@ from casemate.pages.markup import Child, Markup, element, table
 from casemate.pages.page import page, part, tiles
 from trainer.privacy.curve_chart import epsilon_chart
 from trainer.privacy.record import PrivacyReport
-from trainer.privacy.sections import Membership
+from trainer.privacy.sections import Claim, Membership
 from trainer.privacy.utility_part import utility_part
 from trainer.reporting.files import write_whole
 from trainer.reporting.sections import metric_name, metric_text
@@ -113,8 +113,8 @@ def _tiles(report: PrivacyReport) -> Markup:
     claim, audit = report.claim, report.evidence.audit
     found = [
         ("Epsilon", f"{claim.epsilon:.4g}", "at most; smaller is more private"),
-        ("Delta", f"{claim.delta:.2g}", f"below 1 in {report.mechanism.units:,} {claim.unit}s"),
-        ("Protects", f"one {claim.unit}", f"relation: {claim.neighbours}"),
+        ("Delta", f"{claim.delta:.4g}", f"below 1 in {report.mechanism.units:,} {claim.unit}s"),
+        ("Protects", f"one {claim.unit}", f"{_by(claim)}relation: {claim.neighbours}"),
     ]
     if audit is not None:
         remark = f"epsilon at least, {audit.confidence:.0%} sure, {audit.canaries:,} canaries"
@@ -125,6 +125,10 @@ def _tiles(report: PrivacyReport) -> Markup:
         value = metric_text(name, report.utility.private)
         found.append((name[:1].upper() + name[1:], value, other))
     return element("div", tiles(found), class_="above")
+
+
+def _by(claim: Claim) -> str:
+    return f"told apart by the field {claim.user_field}; " if claim.user_field else ""
 
 
 def _curve(report: PrivacyReport) -> Markup | None:
@@ -199,12 +203,14 @@ def _membership_rows(name: str, found: Membership | None) -> list[tuple[Child, .
 def _mechanism(report: PrivacyReport) -> Markup:
     one, claim = report.mechanism, report.claim
     cap = "no limit" if one.cap is None else f"{one.cap:,}"
+    # Those that were planted take places, whatever their coins said.
+    planted = ", canaries included" if report.evidence.canaries_sha256 else ""
     rows = (
         ("Noise multiplier (sigma)", f"{one.noise_multiplier:.4g}"),
         ("Noise", f"{one.noise}; {report.randomness.source}"),
         ("Clipping", f"{one.clipping}, at {one.clip_norm:g} a record"),
         ("Most that one unit adds to a sum", f"{one.sensitivity:g}"),
-        (f"{claim.unit.title()}s in the data", f"{one.units:,}"),
+        (f"{claim.unit.title()}s in the data", f"{one.units:,}{planted}"),
         ("Chance to be in a batch (q)", f"{one.sampling_probability:.4g}"),
         ("Sampling", claim.sampling),
         ("Expected batch; cap", f"{one.expected_batch:,}; {cap}"),
@@ -219,19 +225,33 @@ def _mechanism(report: PrivacyReport) -> Markup:
 
 
 def _composition(report: PrivacyReport) -> Markup:
-    composed = report.composition
+    composed, claim = report.composition, report.claim
     budget = composed.budget
     limit = "none set"
     if budget is not None:
-        limit = f"epsilon {budget.epsilon:.4g} at delta {budget.delta:.2g}"
+        limit = f"epsilon {budget.epsilon:.4g} at delta {budget.delta:.4g}"
     facts = (
         ("Data", element("bdi", composed.dataset)),
-        ("This run alone", f"epsilon {composed.epsilon_of_this_run:.4g}"),
+        (
+            "This run alone",
+            f"epsilon {composed.epsilon_of_this_run:.4g} at delta {claim.delta:.4g}",
+        ),
+        ("All of it: the claim", f"epsilon {claim.epsilon:.4g} at delta {claim.delta:.4g}"),
         ("Tuning runs counted", f"{composed.tuning_runs}"),
         ("Budget of the data's owner", limit),
         ("Ledger's last line", _digest(composed.ledger_head or "no ledger was kept")),
     )
     content: list[Child] = [table(("", ""), facts)]
+    if budget is not None and budget.delta != claim.delta:
+        content.append(
+            element(
+                "p",
+                "Epsilon and delta go together: for the same releases a smaller delta gives a "
+                "larger epsilon. The budget has a delta of its own, so what is used of it is not "
+                "the claim's epsilon; the ledger says it.",
+                class_="soft",
+            )
+        )
     if composed.earlier:
         rows = [
             (

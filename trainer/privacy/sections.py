@@ -36,6 +36,7 @@ class Claim:
     contributions: int
     neighbours: str
     sampling: str
+    user_field: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +234,6 @@ class Utility:
         private_interval: of that figure.
         twin: of the model that the same recipe gives without privacy.
         twin_interval: of that figure.
-        twin_sha256: digest of the twin's weights.
         cost_interval: of how much better the twin is, on the same examples.
         chance: of a model that learned nothing; None if not known.
         kept: share of the twin's gain over `chance` that this model has; None without one.
@@ -249,7 +249,6 @@ class Utility:
     private_interval: tuple[float, ...]
     twin: float
     twin_interval: tuple[float, ...]
-    twin_sha256: str
     cost_interval: tuple[float, ...]
     chance: float | None
     kept: float | None

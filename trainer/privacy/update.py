@@ -34,8 +34,9 @@ from trainer.privacy.releases import Releases
 from trainer.privacy.summed import Summed
 from trainer.recipe.schema import OptimizerOptions
 
-# Figures that all ranks add up: total, plain, targets, right ones, tokens, two wishes to stop.
-_FIGURES = 7
+# Figures that all ranks add up: total, plain, targets, right ones, tokens, two wishes to stop,
+# and passes whose loss was no number.
+_FIGURES = 8
 
 
 class PrivateUpdater:
@@ -127,17 +128,23 @@ class PrivateUpdater:
         )
         # A pass without a backward pass leaves the weights of FSDP whole.
         release_weights(self._module)
-        figures[:4] += torch.stack([part.double() for part in statistics.loss])
+        loss = torch.stack([part.double() for part in statistics.loss])
+        # A record whose loss is no number adds nothing to the sum; nor may it take the figures of
+        # the others from whoever watches the run.
+        good = loss.isfinite().all()
+        figures[:4] += torch.where(good, loss, torch.zeros_like(loss))
+        figures[7] += ~good
         drawn = micro.weights > 0
         figures[4] += count_tokens({name: values[drawn] for name, values in micro.batch.items()})
 
     def _result(self, figures: Tensor, norm: float) -> UpdateResult:
-        total, plain, targets, right, tokens, asked, late = figures.tolist()
-        divisor = max(targets, 1.0)
+        total, plain, targets, right, tokens, asked, late, bad = figures.tolist()
+        # Of passes that all failed there is no loss to tell.
+        divisor = math.nan if bad and not targets else max(targets, 1.0)
         return UpdateResult(
             loss=total / divisor,
             plain=plain / divisor,
-            accuracy=right / divisor if right >= 0 else None,
+            accuracy=right / divisor if right >= 0 and targets else None,
             tokens=int(tokens),
             learning_rate=self._optimizers.learning_rate,
             gradient_norm=norm,

@@ -24,7 +24,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.checkpointing.origin import parent_of
 from trainer.data.assemble import evaluation_data
 from trainer.evaluation.checkpoint import fitting, own_objective
 from trainer.evaluation.metrics import wilson_interval
@@ -113,7 +112,7 @@ def measure_utility(
         if group_field:
             groups |= by_field(own, dataset, paths, options, group_field)
     pair = _Pair(own, others, len(dataset), labelled=bool(labels))
-    return pair.utility(_digest(twin), _chance(own, labels, begun), groups)
+    return pair.utility(_chance(own, labels, begun), groups)
 
 
 def _alike(opened: OpenCheckpoint, folder: Path, device: str) -> OpenCheckpoint:
@@ -129,10 +128,6 @@ def _alike(opened: OpenCheckpoint, folder: Path, device: str) -> OpenCheckpoint:
                 f"{folder} cannot be compared with {opened.folder}: it has another {what}"
             )
     return other
-
-
-def _digest(folder: Path) -> str:
-    return parent_of(folder).weights_sha256
 
 
 def _chance(own: Targets, labels: tuple[str, ...], begun: Targets | None) -> float | None:
@@ -155,7 +150,7 @@ class _Pair:
         ]
         self._single = labelled and np.unique(own.items).size == own.items.size
 
-    def utility(self, twin_digest: str, chance: float | None, groups: Groups) -> Utility:
+    def utility(self, chance: float | None, groups: Groups) -> Utility:
         everything = np.ones(self._items.shape, dtype=np.bool_)
         private, twin, cost = self._intervals(everything)
         own, other = self._means(everything)
@@ -169,7 +164,6 @@ class _Pair:
             private_interval=private,
             twin=other,
             twin_interval=twin,
-            twin_sha256=twin_digest,
             cost_interval=cost,
             chance=chance,
             kept=kept,

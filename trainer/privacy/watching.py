@@ -95,7 +95,7 @@ class Watch:
             return
         attention = self._biases.get(id(layer))
         if attention is not None and isinstance(layer, nn.Embedding):
-            watch = partial(self._relative, each, alignment)
+            watch = partial(self._relative, each)
             stack.enter_context(
                 relative_positions.by_example(attention, layer, alignment.examples, watch)
             )
@@ -147,10 +147,7 @@ class Watch:
 
         return recurrence.run(layer, inputs, watch)
 
-    def _relative(
-        self, each: _Watched, alignment: Alignment, ids: Tensor, gradient: Tensor
-    ) -> None:
-        del alignment
+    def _relative(self, each: _Watched, ids: Tensor, gradient: Tensor) -> None:
         sample = self._samplers[each.name]
         self._keep(each, sample(each.layer, ids, gradient, each.wanted))
 

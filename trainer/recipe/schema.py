@@ -33,7 +33,8 @@ OBJECTIVES = (
 )
 # Objectives that learn from plain text; the others need labelled examples.
 TEXT_OBJECTIVES = ("next-token", "masked", "infilling", "negative-sampling")
-_FITTING = {
+# What each family can learn; `Recipe` refuses the rest.
+FITTING = {
     "decoder": ("next-token", "classification"),
     "encoder": ("masked", "classification", "tagging", "contrastive"),
     "seq2seq": ("infilling", "sequence-to-sequence"),
@@ -426,6 +427,11 @@ class PrivacyOptions(_Section):
         0, "Earlier runs on this data that chose the recipe and are in no ledger.", minimum=0
     )
 
+    @property
+    def users_by(self) -> str:
+        """The field that tells users apart; "" where the unit is a record."""
+        return self.user_field if self.unit == "user" else ""
+
 
 @dataclass(frozen=True)
 class ReportOptions(_Section):
@@ -462,7 +468,7 @@ class Recipe:
     report: ReportOptions = field(default_factory=ReportOptions)
 
     def __post_init__(self) -> None:
-        fitting = _FITTING[self.model.family]
+        fitting = FITTING[self.model.family]
         if self.objective.kind not in fitting:
             raise RecipeError(
                 f"a network of the family {self.model.family!r} cannot learn "
@@ -475,7 +481,8 @@ class Recipe:
         if self.optimizer.warmup_steps > self.run.steps:
             raise RecipeError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, more than "
-                f"run.steps ({self.run.steps}): the peak learning rate would never be reached"
+                f"run.steps ({self.run.steps}): the peak learning rate would never be reached; "
+                f"take a tenth of the steps, optimizer.warmup_steps={self.run.steps // 10}"
             )
         if self.batch.micro_sequences and self.batch.sequences % self.batch.micro_sequences:
             raise RecipeError(

@@ -189,7 +189,14 @@ BAD_REPORTS: dict[str, Edit] = {
     "no contributions": _drop("claim/contributions"),
     "contributions zero": _set("claim/contributions", 0),
     "contributions as a fraction": _set("claim/contributions", 1.5),
-    "record with contributions": _set("claim/unit", "record"),
+    "record with contributions": lambda found: found["claim"].update(
+        unit="record", user_field=None
+    ),
+    "record of a user": lambda found: found["claim"].update(unit="record", contributions=1),
+    "users of no field": _set("claim/user_field", None),
+    "users of a field without a name": _set("claim/user_field", ""),
+    "users of a field with a text for a name": _set("claim/user_field", "x" * 201),
+    "nothing about what a user is": _drop("claim/user_field"),
     "neighbours unknown": _set("claim/neighbours", "similar"),
     "shuffled, and amplified": _set("claim/sampling", "shuffled"),
     "unknown key of the claim": _set("claim/epsilon_at_most", 1),
@@ -368,7 +375,7 @@ _PLACES = st.sampled_from(
         (*prefix, key)
         for prefix in ((), ("claim",), ("evidence",), ("evidence", "audit"))
         for key in (
-            *("claim", "evidence", "format", "audit", "epsilon", "delta", "unit"),
+            *("claim", "evidence", "format", "audit", "epsilon", "delta", "unit", "user_field"),
             *("contributions", "sampling", "canaries", "guesses", "confidence", "lower_bound"),
         )
     ]

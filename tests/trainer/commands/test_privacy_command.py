@@ -147,6 +147,7 @@ def test_a_ledger_is_made_once_and_counts(tmp_path: Path) -> None:
         "epsilon": 8.0,
         "delta": 1e-5,
         "unit": "record",
+        "user_field": "",
     }
     (spent,) = found["datasets"]
     assert spent["updates"] == 3

@@ -32,6 +32,7 @@ def make_plan(
     """A plan as the loader needs it; the rest is any."""
     return PrivacyPlan(
         unit=unit,
+        user_field="author" if unit == "user" else "",
         units=units,
         contributions=contributions,
         # The loader takes the chance from here; less than one record is for tests alone.

@@ -9,6 +9,7 @@ from statistics import NormalDist
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus.accountants import PRVAccountant
 
 from trainer.privacy.accounting import (
     curve,
@@ -169,6 +170,32 @@ def test_a_curve_falls_and_has_three_accountants() -> None:
         assert pld <= rdp
         assert prv is not None
         assert abs(prv - pld) <= 0.02
+
+
+def test_a_curve_composes_once_and_says_what_single_figures_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    composed = []
+    compose = PRVAccountant._get_dprv
+
+    def counted(self: PRVAccountant, *args: object, **options: object) -> object:
+        composed.append(options)
+        return compose(self, *args, **options)
+
+    monkeypatch.setattr(PRVAccountant, "_get_dprv", counted)
+    event = [Event(2000, 0.128, 1.23, 156), Event(2000, 0.05, 2.0, 40)]
+    found = curve(event)
+    assert len(composed) == 1
+    for delta, prv in zip(found.deltas, found.prv, strict=True):
+        alone = epsilon_prv(event, delta)
+        assert (prv is None) == (alone is None)
+        assert prv is None or alone is None or abs(prv - alone) <= 0.01
+
+
+def test_a_delta_that_prv_cannot_tell_takes_no_others_along() -> None:
+    found = curve(Event(2000, 0.128, 1.23, 156), (1e-30, 1e-5))
+    assert found.prv[0] is None
+    assert found.prv[1] == pytest.approx(found.pld[1], abs=0.02)
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, float("nan")])

@@ -20,6 +20,7 @@ from trainer.privacy.record import read_report
 DELTA = 1e-3
 PLAN = PrivacyPlan(
     unit="record",
+    user_field="",
     units=500,
     contributions=1,
     expected_batch=50,

@@ -74,3 +74,13 @@ def test_one_example_shows_nothing():
     step = make_step("lstm")
     with pytest.raises(PrivacyError, match="needs two of them"):
         check(step, row(labelled_batch("lstm"), 0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_examples_without_a_gradient_are_refused_for_what_they_are(value):
+    """A weight that is no number: not a weight that is used beside its layer."""
+    step = make_step("decoder-untied")
+    with torch.no_grad():
+        next(step.network.parameters())[:] = value
+    with pytest.raises(PrivacyError, match="is no number for the first records"):
+        check(step, labelled_batch("decoder-untied"))

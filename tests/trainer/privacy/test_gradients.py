@@ -168,12 +168,14 @@ def test_layers_are_clipped_one_by_one():
         assert norm_of(own) == pytest.approx(1e-3 / 2, rel=1e-4)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clipping", ["flat", "per-layer", "automatic"])
 @pytest.mark.parametrize("kind", ["encoder-classifier", "decoder-untied", "lstm", "convolution"])
-def test_an_example_that_is_no_number_counts_for_nothing(kind):
+def test_an_example_that_is_no_number_counts_for_nothing(kind, clipping, value):
     """One example's loss overflows: the others' sums are as if it were not there."""
     step, batch = make_step(kind), labelled_batch(kind)
     rows = torch.tensor([0, 1, 3])
-    computed = gradients(step, Clipping("flat", 0.5))
+    computed = gradients(step, Clipping(clipping, 0.5))
     computed.accumulate({name: values[rows] for name, values in batch.items()}, torch.ones(3))
     expected = computed.take()
 
@@ -183,7 +185,7 @@ def test_an_example_that_is_no_number_counts_for_nothing(kind):
         def logits(states):
             factor = torch.ones(len(states), *[1] * (states.dim() - 1))
             per_example = len(states) // 4
-            factor[2 * per_example : 3 * per_example] = float("nan")
+            factor[2 * per_example : 3 * per_example] = value
             return compute(states * factor)
 
         step.network.logits = logits  # type: ignore[method-assign]
@@ -192,7 +194,7 @@ def test_an_example_that_is_no_number_counts_for_nothing(kind):
         finally:
             del step.network.logits
 
-    computed = PerExampleGradients(spoiled, step.network, Clipping("flat", 0.5))
+    computed = PerExampleGradients(spoiled, step.network, Clipping(clipping, 0.5))
     statistics = computed.accumulate(batch, torch.ones(4))
     assert (statistics.examples, statistics.nonfinite) == (4, 1)
     assert distance(computed.take(), expected) < 1e-5

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from trainer.commands import finetune, privacy
+from casemate.cli.main import cli
+from trainer.commands import privacy
 from trainer.privacy.checks import check_recipe
 from trainer.privacy.plan import make_plan
 from trainer.recipe.keys import key_types, section_types
@@ -30,7 +31,10 @@ def commands_in_guide() -> list[list[str]]:
 
 
 def command_of(words: list[str]) -> click.Command:
-    found: click.Command = {"privacy": privacy.command, "finetune": finetune.command}[words[0]]
+    named = cli.get_command(click.Context(cli), words[0])
+    if named is None:
+        raise LookupError(f"there is no command {words[0]}")
+    found: click.Command = named
     for word in words[1:]:
         if not isinstance(found, click.Group):
             break

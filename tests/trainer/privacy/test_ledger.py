@@ -104,20 +104,45 @@ def test_names_of_data(path: Path, dataset: str) -> None:
 
 def test_users_and_records_do_not_mix(path: Path) -> None:
     with Ledger.create(path) as ledger:
-        ledger.begin("users", "tickets", EVENT, unit="user")
+        ledger.begin("users", "tickets", EVENT, unit="user", user_field="author")
         ledger.charge("users", 0)
         # Protecting a user protects each record of theirs.
         assert ledger.releases("tickets", unit="record") == (EVENT.of(1),)
-        assert ledger.releases("tickets", unit="user") == (EVENT.of(1),)
+        assert of_authors(ledger) == (EVENT.of(1),)
         ledger.begin("records", "tickets", EVENT)
-        assert ledger.releases("tickets", unit="user") == (EVENT.of(1),)
+        assert of_authors(ledger) == (EVENT.of(1),)
         ledger.charge("records", 0)
         with pytest.raises(PrivacyError, match="protects single records"):
-            ledger.releases("tickets", unit="user")
-        assert ledger.releases("tickets", unit="user", without="records") == (EVENT.of(1),)
+            of_authors(ledger)
+        assert of_authors(ledger, without="records") == (EVENT.of(1),)
         for unknown in ("", "person"):
             with pytest.raises(PrivacyError, match="none of record, user"):
                 ledger.begin("x", "tickets", EVENT, unit=unknown)
+
+
+def of_authors(ledger: Ledger, **options: str) -> tuple[Event, ...]:
+    return ledger.releases("tickets", unit="user", user_field="author", **options)
+
+
+def test_users_by_one_field_are_not_users_by_another(path: Path) -> None:
+    """The letters of one author may lie in many mailboxes."""
+    with Ledger.create(path) as ledger:
+        ledger.begin("boxes", "tickets", EVENT, unit="user", user_field="mailbox")
+        assert of_authors(ledger) == ()
+        ledger.charge("boxes", 0)
+        with pytest.raises(PrivacyError, match=r"users by the field 'mailbox'.*'author'"):
+            of_authors(ledger)
+        assert ledger.releases("tickets") == (EVENT.of(1),)
+    assert [each.user_field for each in read_ledger(path).releases] == ["mailbox"]
+    assert '"user_field":"mailbox"' in path.read_text()
+
+
+@pytest.mark.parametrize(("unit", "field"), [("user", ""), ("user", "a\nb"), ("record", "author")])
+def test_a_unit_says_by_which_field_it_is_one(path: Path, unit: str, field: str) -> None:
+    with Ledger.create(path) as ledger, pytest.raises(PrivacyError, match="field"):
+        ledger.begin("run-1", "tickets", EVENT, unit=unit, user_field=field)
+    with pytest.raises(PrivacyError, match="field"):
+        Budget("tickets", 8.0, 1e-5, unit, field)
 
 
 class TestBudget:
@@ -127,10 +152,11 @@ class TestBudget:
     def budget(self, steps: int, unit: str = "record") -> Budget:
         """Just enough for so many updates."""
         enough, too_much = (epsilon_pld(self.WHOLE.of(n), 1e-5) for n in (steps, steps + 1))
-        return Budget("tickets", (enough + too_much) / 2, 1e-5, unit)
+        field = "author" if unit == "user" else ""
+        return Budget("tickets", (enough + too_much) / 2, 1e-5, unit, field)
 
     def test_it_is_kept_in_the_first_line(self, path: Path) -> None:
-        budget = Budget("tickets", 3.5, 1e-6, "user")
+        budget = Budget("tickets", 3.5, 1e-6, "user", "author")
         with Ledger.create(path, budget) as ledger:
             assert ledger.budget == budget
         assert read_ledger(path).budget == budget
@@ -198,7 +224,9 @@ class TestBudget:
         with Ledger.create(path, self.budget(5, "user")) as ledger:
             with pytest.raises(LedgerError, match=r"privacy\.unit"):
                 ledger.begin("run-1", "tickets", EVENT)
-            ledger.begin("run-1", "tickets", self.WHOLE.of(5), unit="user")
+            with pytest.raises(LedgerError, match=r"users by the field 'ticket'.*to 'author'"):
+                ledger.begin("run-1", "tickets", EVENT, unit="user", user_field="ticket")
+            ledger.begin("run-1", "tickets", self.WHOLE.of(5), unit="user", user_field="author")
 
     def test_no_noise_fits_no_budget(self, path: Path) -> None:
         bare = Event(units=100, sampling_probability=0.5, noise_multiplier=0.0, steps=1)

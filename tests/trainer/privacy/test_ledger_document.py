@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from trainer.privacy import ledger_file, ledger_lines, ledger_state
+from trainer.privacy import ledger_file, ledger_lines, ledger_names, ledger_state
 from trainer.privacy.event import SAMPLERS, Event
 from trainer.privacy.ledger_state import read_state
 
@@ -30,7 +30,14 @@ def test_its_numbers_are_the_codes() -> None:
 
 def test_every_key_is_in_it() -> None:
     event = Event(units=1, sampling_probability=1.0, noise_multiplier=1.0, steps=1)
-    for key in (*event.to_dict(), *SAMPLERS, *ledger_lines.UNITS, "fragments", "sha256"):
+    for key in (
+        *event.to_dict(),
+        *SAMPLERS,
+        *ledger_names.UNITS,
+        "user_field",
+        "fragments",
+        "sha256",
+    ):
         assert f"`{key}`" in DOCUMENT
     table = DOCUMENT.split("| kind |")[1].split("| field |")[0]
     kinds = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)

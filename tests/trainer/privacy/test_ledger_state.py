@@ -81,7 +81,7 @@ def test_any_announcement_comes_back_as_it_was(
     run: str, dataset: str, unit: str, units: int, q: float, sigma: float, steps: int, cap: Any
 ) -> None:
     event = Event(units=units, sampling_probability=q, noise_multiplier=sigma, steps=steps, cap=cap)
-    line = Announced(run, dataset, unit, event, 7)
+    line = Announced(run, dataset, unit, event, 7, dataset if unit == "user" else "")
     data, link = encode(line, GENESIS)
     assert decode(data[:-1], GENESIS) == (line, link)
 
@@ -229,15 +229,25 @@ def test_forging_is_possible_which_is_why_heads_are_kept_elsewhere() -> None:
         (
             0,
             lambda v: v.update(
-                budget={"dataset": "a", "epsilon": True, "delta": 0.1, "unit": "user"}
+                budget={"dataset": "a", "epsilon": True, "delta": 0.1, "unit": "record"}
             ),
             "no number",
         ),
         (
             0,
-            lambda v: v.update(budget={"dataset": "a", "epsilon": 1, "delta": 2, "unit": "user"}),
+            lambda v: v.update(budget={"dataset": "a", "epsilon": 1, "delta": 2, "unit": "record"}),
             "delta",
         ),
+        (
+            0,
+            lambda v: v.update(budget={"dataset": "a", "epsilon": 1, "delta": 0.1, "unit": "user"}),
+            "budget",
+        ),
+        (1, lambda v: v.update(unit="user"), "keys"),
+        (1, lambda v: v.update(user_field="author"), "keys"),
+        (1, lambda v: v.update(unit="user", user_field=""), "tells users apart"),
+        (1, lambda v: v.update(unit="user", user_field=3), "no text"),
+        (4, lambda v: v.update(run="run-1", unit="user", user_field="author"), "another unit"),
         (0, lambda v: v.pop("time_ms"), "keys"),
         (1, lambda v: v.update(kind="opened"), "keys"),
         (1, lambda v: v.update(extra=1), "keys"),
@@ -275,7 +285,7 @@ def test_runs_of_other_data_than_the_budgets_are_refused() -> None:
     budget = Budget("letters", 3.0, 1e-5)
     with pytest.raises(LedgerError, match="budget of this ledger is for 'letters'"):
         read(b"".join(chain(Opened(budget, 1), LINES[1])))
-    users = Budget("tickets", 3.0, 1e-5, "user")
+    users = Budget("tickets", 3.0, 1e-5, "user", "author")
     with pytest.raises(LedgerError, match="protects users"):
         read(b"".join(chain(Opened(users, 1), LINES[1])))
 

@@ -34,6 +34,7 @@ def plan(**changes: Any) -> PrivacyPlan:
     """A small run; its epsilon is what PLD says of it."""
     made = PrivacyPlan(
         unit="user",
+        user_field="author",
         units=500,
         contributions=3,
         expected_batch=50,
@@ -74,6 +75,7 @@ def test_every_figure_is_the_plans(final: Path) -> None:
     claim, mechanism = made.claim, made.mechanism
     assert claim.epsilon == pytest.approx(run.epsilon)
     assert (claim.delta, claim.unit, claim.contributions) == (1e-3, "user", 3)
+    assert claim.user_field == "author"
     assert (claim.neighbours, claim.sampling) == ("zero-out", "truncated-poisson")
     assert (mechanism.sensitivity, mechanism.noise_to_batch_ratio) == (3.0, 0.04)
     assert (mechanism.cap, mechanism.steps, mechanism.units) == (90, 20, 500)

@@ -150,3 +150,28 @@ def test_it_is_a_chance_and_grows_with_both(epsilon: float, delta: float) -> Non
     assert 0.5 <= chance <= 1
     assert guess_bound(epsilon * 1.1, delta) >= chance - 1e-12
     assert guess_bound(epsilon, delta * 1.1) >= chance - 1e-12
+
+
+def test_it_names_its_own_figures_that_no_claim_covers() -> None:
+    page = page_of(report())
+    for named in (
+        "evidence.membership",
+        "weights were learned without privacy",
+        "part of the private records is held out",
+    ):
+        assert named in page.text
+    answers = {each.name: each.answer for each in report().hazards}
+    assert "no claim covers them" in answers["Does the code do what the proof says?"]
+    assert "the claim covers none" in answers["What did privacy cost, and whom?"]
+    bare = report(evidence=Evidence(), utility=None)
+    assert not any("covers none" in each.answer for each in bare.hazards)
+
+
+def test_it_says_what_a_user_is() -> None:
+    page = page_of(report())
+    assert "told apart by the field author" in page.text
+    assert "the field 'author' of the data" in page.text
+
+
+def test_nothing_of_the_twins_weights_is_in_the_record() -> None:
+    assert "twin_sha256" not in report().encode().decode()

@@ -158,6 +158,8 @@ def _check(record: SyntheticRecord) -> None:
         raise CheckpointError("claim.claim: is none that a privacy report can make")
     if claim.contributions < 1 or (claim.unit == "record" and claim.contributions != 1):
         raise CheckpointError("claim.claim.contributions: does not fit the unit")
+    if claim.user_field == "" or (claim.unit == "user") != bool(claim.user_field):
+        raise CheckpointError("claim.claim.user_field: does not fit the unit")
     if samples.count < 1 or samples.ended > samples.count or samples.tokens < samples.count:
         raise CheckpointError("claim.samples: the figures cannot be of one file")
     if not (drawing.temperature >= 0 and 0 < drawing.top_p <= 1):
