@@ -185,7 +185,10 @@ def test_our_tensors_are_those_of_the_real_one(dtype: str, tmp_path: Path) -> No
         np.testing.assert_array_equal(tensor.data, theirs[name].data, err_msg=name)
 
 
-def test_the_command_hands_it_on_and_the_bundle_names_it(source: Path, tmp_path: Path) -> None:
+def test_the_command_hands_it_on_and_the_bundle_names_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CASEMATE_LLAMA_CPP", raising=False)
     made_before = prepared(tmp_path)
     script = converter(tmp_path, f"out.write_bytes(Path({str(made_before)!r}).read_bytes())")
     words = ["compile", str(source), "--no-tune", "--no-probes", "--json", "-o"]
