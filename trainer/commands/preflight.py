@@ -25,11 +25,56 @@ def check_recipe(loaded: LoadedRecipe) -> None:
             finetuning and names no model.
     """
     recipe = loaded.recipe
-    _check_model(loaded)
-    if recipe.tokenizer.kind == "file" and not recipe.model.source:
+    if not recipe.model.source and recipe.parts != PartsOptions():
+        raise RecipeError(
+            "[parts] says what to do with a model that is there, but model.source is empty: "
+            f"casemate finetune {loaded.name} --model DIRECTORY"
+        )
+    check_start(recipe)
+    check_data(recipe)
+
+
+def check_private(recipe: Recipe) -> None:
+    """Check what a private run refuses by its recipe alone, and that its ledger is there.
+
+    Raises:
+        PrivacyError: what cannot be claimed, by name.
+        LedgerError: the ledger that the recipe names is missing.
+    """
+    if not recipe.privacy.enabled:
+        return
+    from trainer.privacy.checks import check_recipe as check_claim
+    from trainer.privacy.errors import LedgerError
+
+    check_claim(recipe)
+    ledger = recipe.privacy.ledger
+    if ledger and not Path(ledger).exists():
+        raise LedgerError.missing(Path(ledger), recipe.privacy.dataset or "NAME")
+
+
+def check_start(recipe: Recipe) -> None:
+    """Check that the model to start from and the tokenizer are there.
+
+    Raises:
+        RecipeError: they are not.
+    """
+    source = recipe.model.source
+    if source and not Path(source).is_dir():
+        raise RecipeError(f"model.source: there is no directory {source}")
+    if source and not (Path(source) / _CONFIG_FILE).is_file():
+        raise RecipeError(f"model.source: {source} has no {_CONFIG_FILE}; it is no model")
+    if recipe.tokenizer.kind == "file" and not source:
         if not recipe.tokenizer.file:
             raise RecipeError("tokenizer.kind is 'file'; say which with tokenizer.file=PATH")
         _readable("tokenizer.file", recipe.tokenizer.file)
+
+
+def check_data(recipe: Recipe) -> None:
+    """Check that the data is there.
+
+    Raises:
+        DataError: none is given, or a path is missing or may not be read.
+    """
     if not recipe.data.train:
         raise DataError(
             "there is nothing to learn from: give data.train=PATH (files or directories, "
@@ -66,20 +111,6 @@ def check_ranks(recipe: Recipe, ranks: int) -> None:
         raise RecipeError(
             f"{passes} {what} an update cannot be shared by {ranks} ranks; "
             f"take a multiple of {ranks}"
-        )
-
-
-def _check_model(loaded: LoadedRecipe) -> None:
-    source = loaded.recipe.model.source
-    if source:
-        if not Path(source).is_dir():
-            raise RecipeError(f"model.source: there is no directory {source}")
-        if not (Path(source) / _CONFIG_FILE).is_file():
-            raise RecipeError(f"model.source: {source} has no {_CONFIG_FILE}; it is no model")
-    elif loaded.recipe.parts != PartsOptions():
-        raise RecipeError(
-            "[parts] says what to do with a model that is there, but model.source is empty: "
-            f"casemate finetune {loaded.name} --model DIRECTORY"
         )
 
 

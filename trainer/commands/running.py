@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 import click
 
-from casemate.cli.output import emit, json_option
+from casemate.cli.output import emit, json_option, progress
 from security.errors import UsageError
 from trainer.commands.listing import listing, render_listing
-from trainer.commands.preflight import check_ranks, check_recipe
+from trainer.commands.preflight import check_private, check_ranks, check_recipe
 from trainer.commands.run_folder import default_folder, examine
 from trainer.commands.summary import render_summary
 from trainer.recipe.describe import all_values, describe
@@ -107,6 +107,7 @@ def execute(request: Request, overrides: tuple[str, ...] = ()) -> None:
     if request.command == "finetune" and not loaded.recipe.model.source:
         raise UsageError("finetuning starts from a model: give --model DIRECTORY")
     check_recipe(loaded)
+    check_private(loaded.recipe)
     check_ranks(loaded.recipe, request.ranks)
     folder = request.output or default_folder(loaded)
     state = examine(folder, loaded)
@@ -158,8 +159,9 @@ def _start_ranks(request: Request, overrides: tuple[str, ...]) -> None:
 
 
 def _run(request: Request, loaded: LoadedRecipe, folder: Path, continued: bool) -> None:
-    from trainer.distribution.environment import resolve
-    from trainer.loop.session import run
+    with progress("loading the trainer", lines=True):
+        from trainer.distribution.environment import resolve
+        from trainer.loop.session import run
 
     first = resolve(os.environ).is_first
     if continued and first:

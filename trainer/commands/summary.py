@@ -39,11 +39,38 @@ def render_summary(data: dict[str, Any]) -> None:
     if reason is not None:
         shown.append(("ended", reason))
     shown += [(key, str(data[key])) for key in ("checkpoint", "report") if data.get(key)]
+    shown += _privacy(data.get("privacy"))
     width = max((len(key) for key, _ in shown), default=0)
     for key, value in shown:
         click.echo(f"{key:<{width}}  {value}")
     if data.get("checkpoint"):
         click.echo(f"Sign it with: casemate sign {data['checkpoint']}")
+
+
+def _privacy(claimed: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what a private run may claim, and where it is written down."""
+    if not claimed:
+        return []
+    unit, units = claimed["unit"], claimed["units"]
+    half = f", half of 1/{units:,}" if claimed["delta"] == 0.5 / units else ""
+    ledger = f"{claimed['ledger']}, data {claimed['dataset']!r}: "
+    if claimed["budget"] is None:
+        ledger += "no budget was set"
+    else:
+        left = max(0.0, claimed["budget"] - claimed["released"])
+        ledger += (
+            f"{claimed['released']:.3f} of epsilon {claimed['budget']:g} is released, {left:.3f} "
+            f"remains (at its delta, {claimed['released_delta']:g})"
+        )
+    return [
+        (
+            "privacy",
+            f"epsilon {claimed['epsilon']:.4g} at delta {claimed['delta']:.4g}{half}, for each of "
+            f"{units:,} {unit}s, earlier releases included",
+        ),
+        ("claim", f"{claimed['report']}; for people {claimed['page']}"),
+        ("ledger", ledger),
+    ]
 
 
 def figure(value: Any) -> str:

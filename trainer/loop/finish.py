@@ -47,7 +47,7 @@ def finish(
     progress: Progress,
     reason: str,
     step: int,
-    exported: Callable[[Path, int], None],
+    exported: Callable[[Path, int], dict[str, Any]],
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Export, evaluate and report; return the summary. Every rank must call it.
@@ -60,7 +60,8 @@ def finish(
         progress: how far the run came.
         reason: why it ended: "done", "early", "time" or "asked".
         step: whose weights the network holds.
-        exported: is told of the exported folder and the step, on the first rank.
+        exported: is told of the exported folder and the step, on the first rank; what it
+            says goes into the summary.
         reporter: is told.
 
     Raises:
@@ -80,7 +81,7 @@ def finish(
         parts.data.tokenizer,
         _record(loaded, output, group, parts, metrics=progress.figures_of(step), step=step),
     )
-    exported(final, step)
+    summary.update(exported(final, step))
     summary["checkpoint"] = str(final)
     # A network that was sharded because a GPU cannot hold it whole is measured on the CPU.
     sharded = group.world > 1 and loaded.recipe.distribution.strategy == "fsdp"

@@ -39,7 +39,7 @@ from trainer.loop.finish import draw_report, finish, write_summary
 from trainer.loop.interrupts import StopRequest, stop_on_signals
 from trainer.loop.training import Progress, RunningTextFigures, Training
 from trainer.loop.updates import Updates, make_updates, with_train
-from trainer.privacy.checks import check_recipe
+from trainer.privacy.checks import LOGS_NOTE, check_recipe
 from trainer.privacy.preparation import refuse_another
 from trainer.recipe.describe import all_values, to_toml
 from trainer.recipe.digest import recipe_digest
@@ -82,8 +82,10 @@ def run(
     ranks = resolve(os.environ if environ is None else environ)
     output.mkdir(parents=True, exist_ok=True)
     reporter = make_reporter(loaded, quiet=quiet) if ranks.is_first else Reporters([])
+    if recipe.privacy.enabled:
+        reporter.note(LOGS_NOTE)
     for warning in warnings:
-        reporter.note(warning)
+        reporter.note(f"warning: {warning}")
     if recipe.model.family == "word-embeddings":
         from trainer.embeddings.session import train_embeddings
 
@@ -162,7 +164,7 @@ class Session:
         parts = assemble(self._recipe, self._output, self._ranks, self._group, self._reporter.note)
         if self._group.is_first and parts.data.report is not None:
             write_whole(self._output / "data.json", json.dumps(parts.data.report, indent=1) + "\n")
-        updates = make_updates(self._loaded, self._output, self._group, parts)
+        updates = make_updates(self._loaded, self._output, self._group, parts, self._reporter.note)
         parts = with_train(parts, updates.train)
         for note in updates.notes:
             self._reporter.note(note)

@@ -7,7 +7,7 @@ checkpoint kept for them, and asks what the next checkpoint is to keep.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,13 +45,17 @@ class Updates(Protocol):
         """Return what a checkpoint is to keep, JSON values."""
         ...
 
-    def exported(self, final: Path, step: int) -> None:
+    def exported(self, final: Path, step: int) -> dict[str, Any]:
         """Add to the exported checkpoint what this kind of run adds; on the first rank.
 
         Args:
             final: the checkpoint, whole.
             step: the updates that its weights went through.
+
+        Returns:
+            What the summary of the run says of it, JSON values by name.
         """
+        ...
 
     def close(self) -> None:
         """Let go of threads and files."""
@@ -96,16 +100,24 @@ class PlainUpdates:
         """See `Updates`."""
         return {}
 
-    def exported(self, final: Path, step: int) -> None:
+    def exported(self, final: Path, step: int) -> dict[str, Any]:
         """See `Updates`."""
+        del final, step
+        return {}
 
     def close(self) -> None:
         """See `Updates`."""
         self._loader.close()
 
 
-def make_updates(loaded: LoadedRecipe, output: Path, group: Group, parts: Assembly) -> Updates:
-    """Return who makes the updates that a recipe asks for.
+def make_updates(
+    loaded: LoadedRecipe,
+    output: Path,
+    group: Group,
+    parts: Assembly,
+    tell: Callable[[str], None],
+) -> Updates:
+    """Return who makes the updates that a recipe asks for; `tell` is told what takes long.
 
     Raises:
         PrivacyError: a private run that cannot be claimed or accounted for.
@@ -113,7 +125,7 @@ def make_updates(loaded: LoadedRecipe, output: Path, group: Group, parts: Assemb
     if loaded.recipe.privacy.enabled:
         from trainer.privacy.session import PrivateUpdates
 
-        return PrivateUpdates(loaded, output, group, parts)
+        return PrivateUpdates(loaded, output, group, parts, tell)
     return PlainUpdates(loaded, group, parts)
 
 

@@ -48,8 +48,9 @@ def solve_noise_multiplier(
         spent = epsilon_pld(earlier, delta)
         if spent >= epsilon:
             raise PrivacyError(
-                f"epsilon {epsilon:g} cannot be reached: earlier releases of this data come to "
-                f"{spent:.3f} at delta {delta:.3g} already; ask for more, or use other data"
+                f"epsilon {epsilon:g} cannot be reached, for it is the total with what was "
+                f"released before: earlier releases of this data come to {spent:.3f} at delta "
+                f"{delta:.4g} already; ask for more, or use other data"
             )
 
     def excess(log_noise: float) -> float:
@@ -61,7 +62,7 @@ def solve_noise_multiplier(
     low, high = _bracket(excess)
     if high > math.log(LARGEST):
         raise PrivacyError(
-            f"epsilon {epsilon:g} at delta {delta:.3g} cannot be reached by {event.steps:,} "
+            f"epsilon {epsilon:g} at delta {delta:.4g} cannot be reached by {event.steps:,} "
             f"updates that each see {event.sampling_probability:.3g} of the data: a noise "
             f"multiplier of {LARGEST:g} would not be enough; make fewer updates, or smaller batches"
         )

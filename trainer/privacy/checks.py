@@ -28,13 +28,21 @@ if TYPE_CHECKING:
 
     from trainer.data.assemble import DataBundle
     from trainer.models.network import Network
+    from trainer.privacy.plan import PrivacyPlan
 
 _WITH_LABELS = ("classification", "tagging")
 _OVER_A_VOCABULARY = ("next-token", "masked", "infilling", "sequence-to-sequence")
 # Below this, what is learned drowns in noise, whatever the epsilon.
 _SMALL_BATCH = 64
+# Claims above this hardly promise anything.
+_WEAK_EPSILON = 10
 # With more users than this share of the records, the field may tell rows apart, not people.
 _ALL_USERS = 0.9
+# What holds for every private run, and is told each time.
+LOGS_NOTE = (
+    "the logged training loss, label counts and running times come from the data without "
+    "noise: the claim is for the model, so keep the logs where the data is kept"
+)
 # Names of transformers' layers in which tokens of a batch share experts.
 _EXPERT_NAMES = ("experts", "sparsemoeblock", "top2router", "topkrouter")
 
@@ -87,12 +95,37 @@ def check_private(recipe: Recipe, network: Network, data: DataBundle) -> list[st
     Raises:
         PrivacyError: naming what cannot be accounted for, and what helps.
     """
-    _check_ties(network)
-    _check_modules(network)
+    check_network(network)
     _check_rows(data)
     if recipe.objective.kind in _WITH_LABELS and data.labels != recipe.data.labels:
         raise PrivacyError("the labels are not those of data.labels, but taken from the data")
-    return _data_warnings(recipe, data)
+    return data_warnings(recipe, data)
+
+
+def check_network(network: nn.Module) -> None:
+    """Check what a network alone shows; weights without memory (on "meta") will do.
+
+    Raises:
+        PrivacyError: trained weights that two layers share, or layers that mix records.
+    """
+    _check_ties(network)
+    _check_modules(network)
+
+
+def plan_warnings(recipe: Recipe, plan: PrivacyPlan) -> list[str]:
+    """Return what is allowed and rarely meant, as the plan shows it."""
+    warnings = []
+    if plan.epsilon > _WEAK_EPSILON:
+        warnings.append(
+            f"epsilon {plan.epsilon:.3g} is a weak promise; claims that are taken seriously are "
+            f"at most about {_WEAK_EPSILON}"
+        )
+    if recipe.optimizer.warmup_steps > plan.steps // 2:
+        warnings.append(
+            f"optimizer.warmup_steps is {recipe.optimizer.warmup_steps:,} of {plan.steps:,} "
+            f"updates; a tenth is usual: optimizer.warmup_steps={plan.steps // 10}"
+        )
+    return warnings
 
 
 # -- the recipe --------------------------------------------------------------------
@@ -140,10 +173,7 @@ def _check_public(recipe: Recipe) -> None:
 
 
 def _recipe_warnings(recipe: Recipe) -> list[str]:
-    warnings = [
-        "the logged training loss, label counts and running times come from the data without "
-        "noise: the claim is for the model, so keep the logs where the data is kept"
-    ]
+    warnings = []
     chosen = []
     if recipe.evaluation.patience:
         chosen.append("evaluation.patience stops the run")
@@ -153,7 +183,8 @@ def _recipe_warnings(recipe: Recipe) -> list[str]:
     if chosen and held_out:
         warnings.append(
             f"{' and '.join(chosen)} by validation data, which the claim does not cover: use "
-            "public validation data, or switch it off"
+            "public validation data, or switch it off (evaluation.patience=0, "
+            "checkpoint.keep_best=false)"
         )
     if recipe.batch.sequences < _SMALL_BATCH:
         warnings.append(
@@ -224,7 +255,8 @@ def _check_rows(data: DataBundle) -> None:
         )
 
 
-def _data_warnings(recipe: Recipe, data: DataBundle) -> list[str]:
+def data_warnings(recipe: Recipe, data: DataBundle) -> list[str]:
+    """Return what the data shows that a claim does not make good: copies, odd users."""
     report = data.report or {}
     train = report.get("train")
     repeated = train.get("repeated", 0) if isinstance(train, dict) else 0

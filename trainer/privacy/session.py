@@ -8,10 +8,11 @@ keep      the ledger's head, so that a ledger that was cut is noticed on resume
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from trainer.data.assemble import silent
 from trainer.distribution.group import Group
 from trainer.distribution.wrap import release_weights
 from trainer.errors import CheckpointError
@@ -21,18 +22,27 @@ from trainer.loop.interrupts import StopReason
 from trainer.loop.step import Step
 from trainer.loop.update import UpdateResult
 from trainer.models.memory import estimate_memory
-from trainer.privacy.checks import check_private
+from trainer.privacy.checks import check_private, plan_warnings
 from trainer.privacy.clipping import Clipping, ClippingKind
 from trainer.privacy.concluding import conclude
 from trainer.privacy.cost import meaningless_batch, time_pass, timing
 from trainer.privacy.dropout import switch_dropout_off
 from trainer.privacy.errors import PrivacyError
 from trainer.privacy.gradients import PerExampleGradients
+from trainer.privacy.ledger import read_ledger
 from trainer.privacy.ledger_state import Head
 from trainer.privacy.loader import PrivateLoader
 from trainer.privacy.plan import PrivacyPlan
 from trainer.privacy.preparation import begin, prepare
 from trainer.privacy.releases import Releases
+from trainer.privacy.standing import (
+    Standing,
+    claimed_of,
+    delta_words,
+    figures_of,
+    standing_with,
+    words_of,
+)
 from trainer.privacy.start import refuse_known_start
 from trainer.privacy.update import PrivateUpdater
 from trainer.recipe.parse import LoadedRecipe
@@ -51,19 +61,27 @@ class PrivateUpdates:
         group: the ranks.
         parts: the network, sharded by FSDP or not; not wrapped by DDP, whose sums of
             gradients have no place here.
+        tell: is told of what takes long.
 
     Raises:
         PrivacyError: the run cannot be claimed or accounted for; nothing was charged.
     """
 
-    def __init__(self, loaded: LoadedRecipe, output: Path, group: Group, parts: Assembly) -> None:
+    def __init__(
+        self,
+        loaded: LoadedRecipe,
+        output: Path,
+        group: Group,
+        parts: Assembly,
+        tell: Callable[[str], None] = silent,
+    ) -> None:
         recipe = loaded.recipe
         if not isinstance(parts.module, Step):
             raise PrivacyError("private training makes its own sums over ranks: no wrapper may")
         # What cannot be claimed leaves neither a plan nor a ledger behind.
         warnings = check_private(recipe, parts.network, parts.data)
         refuse_known_start(recipe.model.source, parts.data.sources)
-        self._prepared = prepare(loaded, output, group, parts.data)
+        self._prepared = prepare(loaded, output, group, parts.data, tell)
         self.plan = self._prepared.plan
         self.steps = self.plan.steps
         self.train = self._prepared.train
@@ -83,7 +101,33 @@ class PrivateUpdates:
         )
         self._releases: Releases | None = None
         self._updater: PrivateUpdater | None = None
-        self.notes = (*warnings, *self._ignored(), describe(self.plan), self._cost())
+        self._tell = tell
+        standing = self._standing() if group.is_first else ()
+        tell("measuring how long a private pass takes")
+        self.notes = (
+            *(f"warning: {each}" for each in (*warnings, *plan_warnings(recipe, self.plan))),
+            *self._ignored(),
+            describe(self.plan, recipe.privacy.canaries),
+            *(f"ledger: {each}" for each in standing),
+            self._cost(),
+        )
+
+    def _standing(self) -> tuple[str, ...]:
+        """Return in words what was released of the data before, and what remains."""
+        self._tell("working out what remains of the budget")
+        prepared, options = self._prepared, self._recipe.privacy
+        standing = Standing(None, prepared.dataset)
+        # The run's own ledger holds others' releases where a run by another recipe was cut.
+        if options.ledger or self.plan.earlier:
+            standing = standing_with(
+                prepared.ledger,
+                read_ledger(prepared.ledger),
+                prepared.dataset,
+                options.unit,
+                options.users_by,
+                without=prepared.run_id,
+            )
+        return words_of(figures_of(standing, self.plan), self.plan.epsilon)
 
     def _ignored(self) -> tuple[str, ...]:
         if self._recipe.model.dropout <= 0:
@@ -158,15 +202,16 @@ class PrivateUpdates:
         state = None if self._releases is None else self._releases.state()
         return {_KEPT: state}
 
-    def exported(self, final: Path, step: int) -> None:
-        """Write privacy.json and privacy.html; see `Updates`.
+    def exported(self, final: Path, step: int) -> dict[str, Any]:
+        """Write privacy.json and privacy.html, and say what was claimed; see `Updates`.
 
         Raises:
             PrivacyError: the report cannot be made.
         """
         parts = self._recipe.parts
         trained = parts.adapter if parts.adapter != "none" else "all weights that are not frozen"
-        conclude(
+        self._tell("accounting for the claim")
+        report = conclude(
             final,
             plan=self.plan,
             steps=step,
@@ -178,6 +223,7 @@ class PrivateUpdates:
             trained_parameters=self._parts.size.trainable,
             canaries_digest=self._prepared.canaries_digest,
         )
+        return {"privacy": claimed_of(report, final, self._prepared.ledger)}
 
     def close(self) -> None:
         """See `Updates`."""
@@ -201,11 +247,14 @@ def _clipping(plan: PrivacyPlan) -> Clipping:
     raise PrivacyError(f"the plan names a clipping that is none: {plan.clipping!r}")
 
 
-def describe(plan: PrivacyPlan) -> str:
+def describe(plan: PrivacyPlan, canaries: int = 0) -> str:
     """Return the plan in a line, for people."""
+    planted = f" ({canaries:,} of them canaries)" if canaries else ""
+    delta = delta_words(plan.delta, plan.units)
     return (
-        f"private: epsilon {plan.epsilon:.3g} at delta {plan.delta:.2g} for a {plan.unit}; each of "
-        f"{plan.units:,} {plan.unit}s is drawn with chance {plan.sampling_probability:.4g} for "
-        f"each of {plan.steps:,} updates of {plan.expected_batch:,} (at most {plan.cap:,}); noise "
-        f"multiplier {plan.noise_multiplier:.4g}, over the batch {plan.noise_to_batch_ratio:.3g}"
+        f"private: epsilon {plan.epsilon:.4g} at delta {delta} for a {plan.unit}; each of "
+        f"{plan.units:,} {plan.unit}s{planted} is drawn with chance "
+        f"{plan.sampling_probability:.4g} for each of {plan.steps:,} updates of "
+        f"{plan.expected_batch:,} (at most {plan.cap:,}); noise multiplier "
+        f"{plan.noise_multiplier:.4g}, over the batch {plan.noise_to_batch_ratio:.3g}"
     )

@@ -82,6 +82,7 @@ def recipe_file(tmp_path: Path) -> Path:
         layers = 1
         width = 16
         heads = 2
+        tie_embeddings = false
         [tokenizer]
         kind = "file"
         file = "tokenizer/tokenizer.json"
@@ -115,7 +116,7 @@ def test_a_plan_of_a_recipe_counts_the_data_and_estimates_the_cost(recipe_file: 
     assert cost["time"]["basis"] == "measured"
     assert cost["memory_bytes"] == sum(cost["memory"].values())
     assert cost["memory"]["examples"] > 0
-    assert any("keep the logs" in warning for warning in found["warnings"])
+    assert any("keep the logs" in note for note in found["notes"])
     words = run("plan", str(recipe_file))
     assert "memory" in words.stdout
     assert "time" in words.stdout

@@ -75,6 +75,17 @@ def test_a_run_of_another_recipe_is_refused_with_what_differs(
     assert "-o" in message
 
 
+def test_a_ledger_may_be_moved_but_not_renamed(tmp_path: Path) -> None:
+    def private(ledger: str) -> LoadedRecipe:
+        words = [f"data.train={tmp_path / 'corpus.txt'}", "privacy.enabled=true"]
+        return load_recipe("char-shakespeare-cpu", [*words, f"privacy.ledger={ledger}"])
+
+    folder = unfinished(tmp_path / "run", private("/old/tickets.ledger"))
+    assert examine(folder, private("/new/tickets.ledger")) == "continue"
+    with pytest.raises(RecipeError, match="One that was moved keeps its file name"):
+        examine(folder, private("/new/renamed.ledger"))
+
+
 def test_many_differences_are_cut(tmp_path: Path, loaded: LoadedRecipe) -> None:
     folder = unfinished(tmp_path / "run", loaded)
     with pytest.raises(RecipeError, match=r"and \d+ more"):

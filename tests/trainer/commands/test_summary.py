@@ -51,6 +51,36 @@ def test_a_stopped_run_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> 
     assert text == "stopped after step 2,000; the same command goes on from there\n"
 
 
+CLAIM = {
+    "epsilon": 2.9984,
+    "delta": 0.5 / 6920,
+    "unit": "record",
+    "units": 6920,
+    "report": "runs/x/final/privacy.json",
+    "page": "runs/x/privacy.html",
+    "ledger": "tickets.ledger",
+    "dataset": "tickets",
+    "budget": 8.0,
+    "released": 3.25,
+    "released_delta": 1e-6,
+}
+
+
+def test_a_private_run_ends_with_its_claim_and_its_ledger(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = shown(capsys, privacy=CLAIM)
+    for words in (
+        "epsilon 2.998 at delta 7.225e-05, half of 1/6,920, for each of 6,920 records",
+        "runs/x/final/privacy.json; for people runs/x/privacy.html",
+        "3.250 of epsilon 8 is released, 4.750 remains (at its delta, 1e-06)",
+    ):
+        assert words in text
+    own = shown(capsys, privacy={**CLAIM, "budget": None})
+    assert "no budget was set" in own
+    assert "remains" not in own
+
+
 def test_missing_figures_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     render_summary({"steps": 3, "loss": None})
     assert capsys.readouterr().out == "steps  3\n"

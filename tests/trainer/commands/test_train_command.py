@@ -34,7 +34,11 @@ def test_the_list_as_json_and_for_finetuning() -> None:
     recipes = json.loads(typed("train", "--json").stdout)["recipes"]
     assert [each["name"] for each in recipes] == list(ready_names())
     meant = json.loads(typed("finetune", "--json").stdout)["recipes"]
-    assert [each["name"] for each in meant] == ["sentiment-minilm", "sentiment-private"]
+    assert [each["name"] for each in meant] == [
+        "sentiment-minilm",
+        "sentiment-private",
+        "text-private",
+    ]
     assert "--model DIRECTORY" in typed("finetune").stdout
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-from tests.trainer.e2e.small import answer, typed, write_reviews, write_text
+from tests.trainer.e2e.small import answer, small_decoder, typed, write_reviews, write_text
 from trainer.recipe.ready import ready_names
 
 COMMON = (
@@ -73,6 +74,40 @@ def test_private_finetuning_starts_from_what_labels_mean(data: Path, encoder: Pa
     assert (Path(summary["checkpoint"]) / "privacy.json").is_file()
 
 
+def test_a_private_decoder_is_planned_trained_and_writes_texts(data: Path) -> None:
+    corpus, texts = data / "corpus.txt", data / "texts.jsonl"
+    lines = corpus.read_text().splitlines()[:120]
+    texts.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    small = small_decoder(corpus, "data.sequence_length=48", "run.steps=4")
+    public = answer(typed("train", *small, "-o", data / "public", "--json"))["checkpoint"]
+    ledger = data / "texts.ledger"
+    budget = ("--dataset", "texts", "--epsilon", "9", "--delta", "1e-3")
+    answer(typed("privacy", "ledger", "init", ledger, *budget, "--json"))
+    words = (
+        *("text-private", f"model.source={public}", f"data.train={texts}", "run.device=cpu"),
+        *("run.steps=2", "batch.sequences=32", "batch.micro_sequences=16"),
+        *("optimizer.warmup_steps=1", "data.sequence_length=48", "report.tensorboard=false"),
+        *(f"privacy.ledger={ledger}", "privacy.dataset=texts", "evaluation.samples=0"),
+    )
+    planned = answer(typed("privacy", "plan", *words, "--json"))
+    assert planned["plan"]["units"] == 120
+    made = answer(typed("finetune", *words, "--private", "-o", data / "decoder", "--json"))
+    claimed = made["privacy"]
+    assert claimed["epsilon"] == pytest.approx(planned["plan"]["epsilon"])
+    assert claimed["released"] == pytest.approx(planned["ledger"]["with_this_run"])
+    assert Path(claimed["report"]).is_file()
+    assert Path(claimed["page"]).is_file()
+    assert claimed["ledger"] == str(ledger)
+    shown = typed("privacy", "ledger", "show", ledger).stdout
+    assert f"{9 - claimed['released']:.3f} remains" in shown
+    assert "a smaller delta gives a larger epsilon" in shown
+    written = data / "written.jsonl"
+    answer(
+        typed("privacy", "synthesize", data / "decoder", "--count", "3", "-o", written, "--json")
+    )
+    assert len(written.read_text().splitlines()) == 3
+
+
 def test_word_embeddings_train_and_name_neighbours(data: Path) -> None:
     words = (
         *("word-embeddings", f"data.train={data / 'corpus.txt'}", "tokenizer.minimum_count=1"),
@@ -85,7 +120,7 @@ def test_word_embeddings_train_and_name_neighbours(data: Path) -> None:
 
 
 # Each has a test of its own above.
-TUNED = ("sentiment-minilm", "sentiment-private")
+TUNED = ("sentiment-minilm", "sentiment-private", "text-private")
 SMALLER: dict[str, tuple[str, ...]] = {
     "char-shakespeare-cpu": (),
     "decoder-124m-h100": ("tokenizer.vocabulary_size=300", "precision.compile=false"),

@@ -10,19 +10,22 @@ import pytest
 
 from casemate.cli.main import cli
 from trainer.commands import privacy
-from trainer.privacy.checks import check_recipe
+from trainer.privacy.checks import check_recipe, plan_warnings
 from trainer.privacy.plan import make_plan
 from trainer.recipe.keys import key_types, section_types
 from trainer.recipe.parse import parse_recipe
+from trainer.recipe.ready import ready_text
 from trainer.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs" / "guides" / "privacy.md").read_text()
 
 
+CLASSIFIER, DECODER = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
+
+
 def guide_recipe(*overrides: str) -> Recipe:
-    (text,) = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
-    return parse_recipe(text, where="guide", folder=ROOT, overrides=overrides)
+    return parse_recipe(CLASSIFIER, where="guide", folder=ROOT, overrides=overrides)
 
 
 def commands_in_guide() -> list[list[str]]:
@@ -66,14 +69,22 @@ def test_every_key_in_the_guide_exists() -> None:
 
 def test_the_recipe_in_the_guide_is_sound_and_gives_the_figures_beside_it() -> None:
     recipe = guide_recipe()
-    check_recipe(recipe)
+    # Nothing that the guide itself would have to be warned of.
     plan = make_plan(recipe, 6920)
+    assert [*check_recipe(recipe), *plan_warnings(recipe, plan)] == []
     sentence = re.search(
         r"noise\s+multiplier ([\d.]+), noise over batch ([\d.]+), epsilon 3", GUIDE
     )
     assert sentence is not None
     assert plan.noise_multiplier == pytest.approx(float(sentence[1]), abs=0.002)
     assert plan.noise_to_batch_ratio == pytest.approx(float(sentence[2]), abs=5e-5)
+
+
+def test_the_decoder_in_the_guide_is_the_one_that_ships() -> None:
+    assert ready_text("text-private") == DECODER
+    recipe = parse_recipe(DECODER, where="guide", folder=ROOT, overrides=["model.source=/public"])
+    assert check_recipe(recipe) == []
+    assert (recipe.model.family, recipe.objective.kind) == ("decoder", "next-token")
 
 
 def rows() -> list[list[str]]:

@@ -21,6 +21,7 @@ PROMISED = {
     "sentiment-minilm",
     "sentiment-private",
     "seq2seq-small",
+    "text-private",
     "word-embeddings",
 }
 

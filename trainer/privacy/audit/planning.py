@@ -2,8 +2,8 @@
 
 One training is enough for an audit in one run; each canary does what a training of its own
 would do in an audit by many runs. What decides is their number, which is fixed before the
-training, and the delta of the claim: 2 x canaries x delta must stay far below the error that
-is allowed. So more canaries help up to a point, and beyond it they hurt.
+training, and the delta of the claim: with 2 x canaries x delta grows what a guess may be right
+by a failure of the claim alone. So more canaries help up to a point, and beyond it they hurt.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from trainer.privacy.accounting import epsilon_pld
 from trainer.privacy.audit.canaries import load_canaries
 from trainer.privacy.audit.exposure import UNSEEN_MEAN_BITS
 from trainer.privacy.audit.insertion import prepare_canaries
+from trainer.privacy.audit.planning import reach_of
 from trainer.privacy.audit.result import Claim as Claimed
 from trainer.privacy.audit.run import audit_checkpoint, audit_scores
 from trainer.privacy.errors import PrivacyError
@@ -171,7 +172,21 @@ def test_an_audit_that_could_not_contradict_says_so(
     assert document["claim"] == {"epsilon": 2.0, "delta": 0.5 / (RECORDS + 200)}
     assert document["contradicted"] is False
     render_audit(document)
-    assert "could not have contradicted it" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "could not have contradicted it" in shown
+    # At so large a delta no number of canaries reaches far.
+    reach = reach_of(document["advice"]["canaries"], 0.5 / (RECORDS + 200))
+    assert f"{reach.canaries:,} reach furthest, {reach.ceiling:.2f}" in shown
+
+
+def test_it_says_how_many_canaries_could_contradict_a_claim(
+    caught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = audit_of(caught, epsilon=5.0, delta=1e-6, device="cpu", batch=64)
+    assert document["contradicted"] is False
+    render_audit(document)
+    shown = capsys.readouterr().out
+    assert "One more training, with privacy.canaries=1000, could show up to 5.37" in shown
 
 
 @pytest.mark.parametrize(
