@@ -93,9 +93,7 @@ def _onnx(path: Path) -> Source:
     task = CLASSIFY if architecture.endswith(_CLASSIFIER) else EMBED
     task = TENSOR if raw_scores(settings) else task
     files = tuple(sorted([path.name, *beside]))
-    return Source(
-        path, ONNX, settings.get("model_type", str, ""), architecture, task, path, files
-    )
+    return Source(path, ONNX, settings.get("model_type", str, ""), architecture, task, path, files)
 
 
 def _folder(folder: Path) -> Source:
