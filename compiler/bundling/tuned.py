@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.bundling.formats import exact_anywhere
-from compiler.bundling.forms import Form, untuned_form
+from compiler.bundling.forms import Form
 from compiler.bundling.reference import Reference
 from compiler.bundling.texts import Texts
 from compiler.errors import QuantizationError, SearchError
 from compiler.llama.plan import GgufPlan
 from compiler.onnx_quantize.plan import OnnxPlan
 from compiler.progress import Progress
-from compiler.targets.target import Target, is_this_machine
+from compiler.targets.target import Target
 from compiler.tune.choose import Load
 from compiler.tune.promise import Promise
 from security.bundle.manifest import LLAMA_CPP
@@ -52,8 +52,7 @@ def tuned_form(
 ) -> Form:
     """Return the form that a search finds fastest within the promise.
 
-    An encoder for another machine than this one gets the default form, and the note says
-    so: how fast a graph is there can be neither measured nor computed here.
+    For another machine than this one speeds are predicted, and the record says so.
 
     Raises:
         PromiseError: no candidate keeps it; names the closest.
@@ -63,12 +62,6 @@ def tuned_form(
     from compiler.tune import tune
 
     task, backend = reference.plan.task, reference.plan.backend
-    if backend != LLAMA_CPP and not is_this_machine(target):
-        form = untuned_form(
-            reference, target, work, name=None, promise=promise, texts=None, progress=progress
-        )
-        told = f"nothing was searched: {target.name} is not this machine; the default was taken"
-        return replace(form, note="; ".join(filter(None, (told, form.note))))
     folder = work / f"tune-{target.name}"
     folder.mkdir(exist_ok=True)
     tokenizer = reference.tokenizer

@@ -159,8 +159,15 @@ def _variant(variant: CompiledVariant) -> dict[str, Any]:
 
 
 def search_notes(form: Form) -> tuple[str, ...]:
-    """Return what a search says of its choice: what was cut short, and advice on settings."""
-    return () if form.record is None else form.record.notes
+    """Return what a search says of its choice: predictions, what was cut short, advice."""
+    record = form.record
+    if record is None:
+        return ()
+    said = (
+        f"speeds are predicted for {record.target.name}, never measured there: they rank forms, "
+        "and times may be off by a factor of two"
+    )
+    return (said, *record.notes) if record.predicted else record.notes
 
 
 def _render(data: dict[str, Any]) -> None:

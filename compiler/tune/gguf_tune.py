@@ -9,6 +9,7 @@ from compiler.targets.target import is_this_machine
 from compiler.tune.bench import Bench
 from compiler.tune.finish import finish_search
 from compiler.tune.gguf_bench import GgufBench, GgufSource
+from compiler.tune.gguf_predict import gguf_predictor
 from compiler.tune.gguf_space import GgufSpace
 from compiler.tune.predict import PredictingBench
 from compiler.tune.request import Tuned, TuneRequest
@@ -41,7 +42,8 @@ def tune_gguf(
     measuring = GgufBench(source, request.folder)
     bench: Bench = measuring
     if not here:
-        bench = PredictingBench(measuring, request.target, source.batches, source.prefill)
+        predict = gguf_predictor(measuring, request.target, source.batches, source.prefill)
+        bench = PredictingBench(measuring, request.target, predict)
     space = GgufSpace(
         measuring.tensors,
         measuring.default_settings,

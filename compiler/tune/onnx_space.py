@@ -41,6 +41,7 @@ class OnnxSpace:
         calibrated: bool,
         reduce_range: bool,
         ranking: Callable[[OnnxPlan], list[str]] | None = None,
+        runs_here: bool = True,
     ) -> None:
         """Set the space up.
 
@@ -49,11 +50,13 @@ class OnnxSpace:
             calibrated: whether there are texts to calibrate with.
             reduce_range: whether the target saturates in products of bytes (x86 without VNNI).
             ranking: names tensors, worst first, for mixes; None makes none.
+            runs_here: whether settings can be tried; a prediction knows nothing of them.
         """
         self._settings = settings
         self._calibrated = calibrated
         self._reduce = reduce_range
         self._ranking = ranking
+        self._runs_here = runs_here
         self._ranked: dict[str, list[str]] = {}
 
     def seeds(self) -> list[Candidate]:
@@ -94,6 +97,8 @@ class OnnxSpace:
 
     def settings(self, best: Candidate) -> list[Candidate]:
         """Return fewer threads."""
+        if not self._runs_here:
+            return []
         threads = self._settings.get("threads", 1)
         most = threads if isinstance(threads, int) else 1
         counts = [count for count in sorted({1, most // 2}) if 0 < count < most]

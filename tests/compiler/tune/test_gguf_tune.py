@@ -20,8 +20,9 @@ from compiler.tune.candidate import Candidate
 from compiler.tune.choose import Load
 from compiler.tune.finish import finish_search
 from compiler.tune.gguf_bench import GgufBench, GgufSource
+from compiler.tune.gguf_predict import gguf_predictor, predict_speed
 from compiler.tune.gguf_space import GgufSpace
-from compiler.tune.predict import PredictingBench, predict_speed
+from compiler.tune.predict import PredictingBench
 from compiler.tune.promise import make_promise
 from compiler.tune.request import Texts, Tuned, TuneRequest
 from tests.support.tiny_models import tiny_gguf
@@ -87,7 +88,8 @@ def tune(model: Path, folder: Path, target: Target) -> Tuned:
     )
     measuring = GgufBench(how(model, texts), folder)
     here = target.origin == "detected"
-    bench: Bench = measuring if here else PredictingBench(measuring, target, (1, 2), 32)
+    predict = gguf_predictor(measuring, target, (1, 2), 32)
+    bench: Bench = measuring if here else PredictingBench(measuring, target, predict)
     space = FewSeeds(
         measuring.tensors,
         measuring.default_settings,

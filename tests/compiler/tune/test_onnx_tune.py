@@ -11,7 +11,7 @@ import pytest
 
 from compiler.bundling.encoders import plan_bert
 from compiler.errors import SearchError
-from compiler.report.page import write_page
+from compiler.report.page import render_page, write_page
 from compiler.report.picture import write_picture
 from compiler.report.record import encode_record, parse_record
 from compiler.targets.choosing import named_targets, this_machine
@@ -108,10 +108,40 @@ def test_a_promise_that_nothing_measures_is_refused(source: Path, tmp_path: Path
         tune(request(source, tmp_path, promise=promise))
 
 
-def test_another_machine_is_refused_rather_than_guessed(source: Path, tmp_path: Path) -> None:
-    target = named_targets()["armv8.2-dotprod"]
-    with pytest.raises(SearchError, match="cannot be predicted"):
-        tune(request(source, tmp_path, target=target))
+# An appliance chooses by level, and another machine of this level may have no VNNI.
+ELSEWHERE = replace(named_targets()["x86-64-v3"], features=("avx_vnni",))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    return tune(request(source, tmp_path_factory.mktemp("elsewhere"), target=ELSEWHERE))
+
+
+def test_for_another_machine_speeds_are_predicted_and_quality_is_measured(
+    elsewhere: Tuned,
+) -> None:
+    record = elsewhere.record
+    assert record.predicted
+    assert all(one.predicted for one in record.candidates if one.rates)
+    assert record.context["predicted_for"] == ELSEWHERE.to_dict()
+    assert elsewhere.chosen.quality is not None
+    assert elsewhere.chosen.quality.spearman is not None
+    page = render_page(record)
+    assert "speeds predicted" in page
+    assert "never measured there" in page
+    assert parse_record(encode_record(record)) == record
+
+
+def test_settings_are_not_tried_for_another_machine(elsewhere: Tuned) -> None:
+    assert all(one.candidate.family != "settings" for one in elsewhere.record.candidates)
+
+
+def test_weights_spare_a_bit_where_a_machine_of_the_level_would_saturate(
+    elsewhere: Tuned,
+) -> None:
+    plans = [one.candidate.plan for one in elsewhere.record.candidates]
+    spare = {plan["reduce_range"] for plan in plans if str(plan["kind"]).endswith("int8")}
+    assert spare == {True}
 
 
 def test_too_few_texts_are_refused(source: Path, tmp_path: Path) -> None:
