@@ -14,6 +14,7 @@ from pathlib import Path
 from compiler.bundling.plan import Report
 from compiler.child.program import run_program
 from compiler.errors import SourceError
+from security.bundle.content import PROBES_NAME
 from security.bundle.manifest import LLAMA_CPP, parse_manifest
 
 RECORD_TIMEOUT_SECONDS = 900
@@ -53,7 +54,7 @@ def record_probes(folder: Path, origin: Path, report: Report) -> str | None:
             f"{origin}: recording the probes took longer than {RECORD_TIMEOUT_SECONDS} seconds; "
             "look into it, or leave them out with --no-probes"
         )
-    if ended.status:
+    if ended.status or not (folder / PROBES_NAME).is_file():
         reason = ended.words.removeprefix("error: ") or f"the process {ended.cause}"
         raise SourceError(
             f"{origin}: a bundle of it cannot be run: {reason} "

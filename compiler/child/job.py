@@ -13,14 +13,17 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from compiler import errors
 from compiler.child.program import Ended, run_program
-from compiler.errors import ChildError, SourceError
+from compiler.errors import ChildError, ChildKilledError, SourceError
 from compiler.progress import Progress, silent
 from security.errors import CasemateError
 
+# A file may ask for more work than anybody waits for, such as a loop of 2^62 rounds.
+DEFAULT_SECONDS: Final = 3600.0
 _WORKER: Final = "compiler.child.worker"
 _QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
 
@@ -32,22 +35,26 @@ def run_child(
     seconds: float | None = None,
     progress: Progress = silent,
     variables: Mapping[str, str] | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
     """Return what `serve(request, progress)` of a module returns in a new process.
 
     Args:
         module: its full name.
         request: JSON values; paths absolute.
-        seconds: after which the process is killed; None for no limit.
+        seconds: after which the process is killed; None for DEFAULT_SECONDS.
         progress: is told what the child tells its own.
         variables: of its environment, besides those that every child has.
+        scratch: where its folder for temporary files is made; None for the system's place.
 
     Raises:
         CasemateError: the child's; one that is not in compiler.errors as a SourceError.
         OSError: the child's, for instance a full disk.
-        ChildError: it crashed, was killed, took too long or broke the protocol.
+        ChildKilledError: it was ended by a signal, or took too long.
+        ChildError: it failed, or broke the protocol.
     """
     answer: dict[str, Any] = {}
+    limit = DEFAULT_SECONDS if seconds is None else seconds
 
     def line(text: bytes) -> None:
         message = _message(text)
@@ -63,15 +70,17 @@ def run_child(
         command,
         request=json.dumps(request).encode(),
         line=line,
-        seconds=seconds,
+        seconds=limit,
         variables=variables,
+        scratch=scratch,
     )
     if "error" in answer:
         raise _error(answer)
     if ended.late:
-        raise ChildError(f"{module} took longer than {seconds:g} seconds, its time limit")
+        raise ChildKilledError(f"{module} took longer than {limit:g} seconds, its time limit")
     if ended.status or "reply" not in answer:
-        raise ChildError(_death(module, ended))
+        kind = ChildKilledError if ended.status < 0 else ChildError
+        raise kind(_death(module, ended))
     return dict(answer["reply"])
 
 

@@ -100,6 +100,7 @@ def run_program(
     line: Callable[[bytes], None] | None = None,
     seconds: float | None = None,
     variables: Mapping[str, str] | None = None,
+    scratch: Path | None = None,
 ) -> Ended:
     """Run a command in a folder of its own, which goes when it ends.
 
@@ -111,17 +112,20 @@ def run_program(
             raises ends the command.
         seconds: after which it is killed; None for no limit.
         variables: of its environment, besides those of `environment`.
+        scratch: where its folder is made; None for the system's place.
 
     Raises:
         ChildError: it printed a line without an end.
     """
-    with tempfile.TemporaryDirectory(prefix="casemate-child-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="casemate-child-", dir=scratch, ignore_cleanup_errors=True
+    ) as name:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL if line is None else subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(Path(name), variables),
+            env=environment(Path(name).absolute(), variables),
             # llama.cpp's loader looks for libraries in the current directory.
             cwd=name,
             close_fds=True,

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         tell({"error": type(error).__name__, "message": str(error)})
     except MemoryError:
         message = f"{module}: there is not enough memory; free some, or take a smaller model"
-        tell({"error": "ChildError", "message": message})
+        tell({"error": "ChildKilledError", "message": message})
     # Whatever it is, the message may quote what was worked on; type and place do not.
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -100,6 +100,7 @@ def _request(source: Path, options: dict[str, Any]) -> CompileRequest:
     if options["format_"] is not None and _given("tune") and options["tune"]:
         raise click.UsageError("give --format or --tune, not both")
     output = options["output"]
+    searched = options["tune"] and options["format_"] is None
     return CompileRequest(
         bundle=CreateRequest(
             source=source,
@@ -108,10 +109,12 @@ def _request(source: Path, options: dict[str, Any]) -> CompileRequest:
             version=options["version"],
             **request_options(options),
         ),
-        targets=tuple(choose_target(text) for text in options["targets"] or ("this",)),
+        targets=tuple(
+            choose_target(text, measured=searched) for text in options["targets"] or ("this",)
+        ),
         promise=promise_of(options),
         format=options["format_"],
-        tuning=tuning_of(options) if options["tune"] and options["format_"] is None else None,
+        tuning=tuning_of(options) if searched else None,
         calibration=options["calibration"],
         labelled=options["labelled"],
         public_texts=options["public_texts"],

@@ -50,7 +50,8 @@ def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     from compiler.targets.choosing import choose_target
 
     require_free(output)
-    target = choose_target(options["target"]) if options["target"] is not None else None
+    named = options["target"]
+    target = None if named is None else choose_target(named, measured=False)
     given = options["calibration"]
     texts = built_in_texts() if given is None else read_texts(given)
     with working("quantizing", output) as progress, partial_folder(output) as work:

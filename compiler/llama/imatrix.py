@@ -10,7 +10,6 @@ times as many tokens as it has columns, or it describes the text and not the mod
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,8 @@ MIN_TOKENS: Final = 2048
 DEFAULT_WINDOW: Final = 512
 MAX_MOMENT_COLUMNS: Final = 8192
 """Wider inputs get no second moments: the matrix would take more than 256 MiB."""
+# Tokens that the job runs at once.
+_ROWS: Final = 128
 
 
 def tokenize(gguf: Path, text: str) -> list[int]:
@@ -35,12 +36,13 @@ def tokenize(gguf: Path, text: str) -> list[int]:
         ChildError: llama.cpp died of it.
     """
     check_file(gguf)
-    # A directory of its own, for this user only: the text crosses in a file.
-    with tempfile.TemporaryDirectory(prefix="casemate-tokenize-") as folder:
-        path = Path(folder, "text")
-        path.write_text(text, encoding="utf-8")
-        answer = run_job("tokenizing", {"gguf": str(gguf.resolve()), "text": str(path)})
+    answer = run_job("tokenizing", {"gguf": str(gguf.resolve()), "text": text})
     return [int(token) for token in answer["tokens"]]
+
+
+def calibration_window(window: int) -> int:
+    """Return the largest window for calibration, in tokens, that is not above `window`."""
+    return window if window < _ROWS else window // _ROWS * _ROWS
 
 
 def gather_imatrix(
@@ -62,7 +64,7 @@ def gather_imatrix(
         tokens: of the calibration text; whole windows are used.
         out: the file to make; it must not exist.
         moments: regular expressions of the matrices whose second moments are kept too.
-        window: tokens of a context, a multiple of 128.
+        window: tokens of a context: a multiple of 128, or fewer.
         min_tokens: fewer are refused.
         seconds: time limit.
 
@@ -71,7 +73,7 @@ def gather_imatrix(
         SourceError, UnsafeModelError, ChildError, OSError: see the package.
     """
     used = len(tokens) // window * window
-    if window % 128 or window <= 0:
+    if window <= 0 or window != calibration_window(window):
         raise QuantizationError(f"a calibration window of {window} is no multiple of 128 tokens")
     if used < min_tokens or not used:
         raise QuantizationError(

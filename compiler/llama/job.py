@@ -1,7 +1,8 @@
 """Run one job of llama.cpp in a process of its own.
 
 The job is a module of `compiler.llama.jobs`; how it is started, bounded and ended is
-`compiler.child`'s. No text of a calibration crosses: tokens do, as numbers.
+`compiler.child`'s. Texts of a calibration cross once, to be tokenized, through a pipe; from
+then on it is tokens.
 """
 
 from __future__ import annotations

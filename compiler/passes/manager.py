@@ -154,12 +154,12 @@ def optimize_onnx(
             "fuse": fuse,
             "tolerance": tolerance,
         }
-        run_child(__name__, {**request, "task": "rewrite"})
+        run_child(__name__, {**request, "task": "rewrite"}, scratch=folder)
         difference = 0.0
         if check:
             difference = run_child(__name__, {**request, "task": "compare"})["difference"]
         if not difference <= tolerance:
-            run_child(__name__, {**request, "task": "name the pass"})
+            run_child(__name__, {**request, "task": "name the pass"}, scratch=folder)
             raise PassError(f"the passes together changed the outputs by {difference:.2g}")
         result.replace(out)
     return out

@@ -21,23 +21,36 @@ from typing import Any, Final
 
 from casemate.cpu import ARCHITECTURES, CpuFeatures, detect
 from compiler.errors import SourceError, TargetError
-from compiler.files import read_text
+from compiler.files import ANYWHERE, read_text
 from compiler.targets.bandwidth import measure_bandwidth
 from compiler.targets.memory import usable_memory
-from compiler.targets.target import DETECTED, FILE, NAMED, THIS, Target, target_from
+from compiler.targets.target import (
+    DETECTED,
+    FILE,
+    NAMED,
+    NOT_MEASURED,
+    THIS,
+    Target,
+    target_from,
+)
 
 _MAX_FILE_BYTES: Final = 64 << 10
 _SUFFIX: Final = ".toml"
 
 
-def choose_target(text: str) -> Target:
+def choose_target(text: str, *, measured: bool = True) -> Target:
     """Return the target that `--target text` means.
+
+    Args:
+        text: what was written.
+        measured: whether to measure this machine's memory, if it is the one; only a search
+            asks for that.
 
     Raises:
         TargetError: no such name, or the file does not describe a target; names the field.
     """
     if text == THIS:
-        return this_machine()
+        return this_machine(bandwidth_gb_s=None if measured else NOT_MEASURED)
     if text.endswith(_SUFFIX):
         return read_target(Path(text))
     known = named_targets()
@@ -65,7 +78,7 @@ def read_target(path: Path) -> Target:
         TargetError: the file is missing, no TOML, or a field is wrong; names the field.
     """
     try:
-        values: Mapping[str, Any] = tomllib.loads(read_text(path, _MAX_FILE_BYTES))
+        values: Mapping[str, Any] = tomllib.loads(read_text(path, _MAX_FILE_BYTES, ANYWHERE))
     except SourceError as error:
         raise TargetError(str(error)) from error
     except tomllib.TOMLDecodeError as error:
@@ -79,7 +92,7 @@ def this_machine(cpu: CpuFeatures | None = None, bandwidth_gb_s: float | None = 
 
     Args:
         cpu: the processor, where it is known already.
-        bandwidth_gb_s: what it reads, where it was measured already.
+        bandwidth_gb_s: what it reads, where it was measured already; or NOT_MEASURED.
 
     Raises:
         TargetError: its architecture is not one that models are compiled for.

@@ -21,6 +21,7 @@ from compiler.errors import TargetError
 THIS: Final = "this"
 NAMED, FILE, DETECTED = ORIGINS = ("named", "file", "detected")
 
+NOT_MEASURED: Final = 0.0
 MAX_CORES: Final = 1024
 _MIN_MEMORY_BYTES: Final = 64 << 20
 _MAX_MEMORY_BYTES: Final = 1 << 46
@@ -43,7 +44,8 @@ class Target:
         features: instructions beyond the level's, as /proc/cpuinfo spells them, sorted.
         cores: threads that a model may run at once.
         memory_bytes: memory for the model, its cache and its working space.
-        bandwidth_gb_s: bytes that all cores together read from memory, 10^9 a second.
+        bandwidth_gb_s: bytes that all cores together read from memory, 10^9 a second; of a
+            detected machine NOT_MEASURED where nothing is predicted from it.
         origin: "named", "file" or "detected".
     """
 
@@ -73,7 +75,8 @@ class Target:
             raise TargetError(f"{where}: features: must be sorted, each given once")
         _in_range(where, "cores", self.cores, 1, MAX_CORES)
         _in_range(where, "memory_bytes", self.memory_bytes, _MIN_MEMORY_BYTES, _MAX_MEMORY_BYTES)
-        _in_range(where, "bandwidth_gb_s", self.bandwidth_gb_s, 0.1, _MAX_BANDWIDTH)
+        if self.origin != DETECTED or self.bandwidth_gb_s != NOT_MEASURED:
+            _in_range(where, "bandwidth_gb_s", self.bandwidth_gb_s, 0.1, _MAX_BANDWIDTH)
         if self.origin not in ORIGINS:
             raise TargetError(f"{where}: origin: must be one of {', '.join(ORIGINS)}")
 

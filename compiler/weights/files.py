@@ -1,8 +1,9 @@
 """Which files of a folder hold its weights: one, or those that an index names.
 
-Refused, by name: pickled weights where no safetensors lie beside them (nothing is ever
-unpickled); an index that names nothing, too much, a file that is not there, or anything
-but plain *.safetensors names of its own folder.
+Refused, by name: both of them at once, of which readers choose differently; pickled
+weights where no safetensors lie beside them (nothing is ever unpickled); an index that names
+nothing, too much, a file that is not there, or anything but plain *.safetensors names of its
+own folder.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the files of weights, sorted by name.
 
-    A single file goes before an index, as transformers has it.
-
     Raises:
-        SourceError: there are none, or the index names something else.
+        SourceError: there are none, one and an index, or the index names something else.
     """
-    if (folder / WEIGHTS_FILE).is_file():
-        return (folder / WEIGHTS_FILE,)
     index = folder / INDEX_FILE
-    if not os.path.lexists(index):
+    indexed = os.path.lexists(index)
+    if (folder / WEIGHTS_FILE).is_file():
+        if indexed:
+            raise SourceError(
+                f"{folder}: has {WEIGHTS_FILE} and {INDEX_FILE}, and which of them holds the "
+                "model is not said; remove the other"
+            )
+        return (folder / WEIGHTS_FILE,)
+    if not indexed:
         raise SourceError(f"{folder}: has no {WEIGHTS_FILE}{pickle_hint(folder)}")
     content = read_json(index, _MAX_INDEX_BYTES)
     places = content.get("weight_map") if isinstance(content, dict) else None

@@ -107,7 +107,7 @@ def execute(request: Request, overrides: tuple[str, ...] = ()) -> None:
     if request.command == "finetune" and not loaded.recipe.model.source:
         raise UsageError("finetuning starts from a model: give --model DIRECTORY")
     check_recipe(loaded)
-    check_private(loaded.recipe)
+    check_private(loaded)
     check_ranks(loaded.recipe, request.ranks)
     folder = request.output or default_folder(loaded)
     state = examine(folder, loaded)
@@ -148,7 +148,8 @@ def _start_ranks(request: Request, overrides: tuple[str, ...]) -> None:
     if resolve(os.environ).launcher != "single":
         raise UsageError("--ranks is for one machine without a launcher; leave it out here")
     words = [*request.words, *overrides]
-    command = [sys.executable, "-m", "casemate.cli.main", "train", *words]
+    # -P: a current directory lends no modules.
+    command = [sys.executable, "-P", "-m", "casemate.cli.main", "train", *words]
     if request.output is not None:
         command += ["--output", str(request.output)]
     if request.as_json:

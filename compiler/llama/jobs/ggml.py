@@ -1,8 +1,7 @@
 """ggml's own codecs: rows of floats to blocks of a format and back.
 
 Any format of ggml's for one tensor, with or without an importance matrix, on this
-thread. `ggml_quantize_chunk` asserts on rows that are no whole number of blocks; the plan
-has refused those by then.
+thread. Rows that are no whole number of blocks are refused before ggml sees them.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.errors import QuantizationError
 from compiler.llama.plan import TYPE_NUMBERS
 from security.preparse.gguf_types import TENSOR_TYPES
 
@@ -51,6 +51,9 @@ def quantize(kind: str, rows: Floats, importance: Floats | None = None) -> NDArr
 
     Args:
         importance: float32[columns], non-negative weights of squared errors, or None.
+
+    Raises:
+        QuantizationError: a row is no whole number of blocks.
     """
     count, columns = rows.shape
     block = TENSOR_TYPES[TYPE_NUMBERS[kind]]
@@ -58,6 +61,11 @@ def quantize(kind: str, rows: Floats, importance: Floats | None = None) -> NDArr
         return np.ascontiguousarray(rows).view(np.uint8)
     if kind == "F16":
         return rows.astype(np.float16).view(np.uint8)
+    if columns % block.block_elements:
+        # ggml would write whole blocks, past the end of the buffer.
+        raise QuantizationError(
+            f"rows of {columns} are no whole blocks of {kind}, which has {block.block_elements}"
+        )
     out = np.empty((count, columns // block.block_elements * block.block_bytes), np.uint8)
     rows = np.ascontiguousarray(rows, np.float32)
     pointer = None

@@ -7,9 +7,10 @@ The compiler's own rounding is not at work here.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from llama_cpp import llama_cpp as c_api
 
@@ -19,6 +20,8 @@ from compiler.llama.jobs.memory import peak_bytes
 from compiler.llama.jobs.session import quiet
 from compiler.llama.plan import EMBEDDING, OUTPUT, TYPE_NUMBERS
 from compiler.progress import Progress
+
+_ROOM_BYTES: Final = 4 << 20
 
 
 def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -53,6 +56,19 @@ def serve(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
         arguments["source"].encode(), arguments["out"].encode(), ctypes.byref(params)
     )
     if status != 0:
-        raise ChildError("llama.cpp could not write the file; is there room for it?")
+        _require_room(Path(arguments["out"]))
+        raise ChildError("llama.cpp could not make the file of this model")
     peak = peak_bytes()
     return {"rounding": {}, "peak_memory_bytes": peak}
+
+
+def _require_room(out: Path) -> None:
+    """Find out why a file could not be written: llama.cpp does not say.
+
+    Raises:
+        OSError: no more can be written there.
+    """
+    with out.open("ab") as file:
+        file.write(bytes(_ROOM_BYTES))
+        file.flush()
+        os.fsync(file.fileno())

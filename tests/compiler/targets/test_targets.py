@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from compiler.errors import TargetError
 from compiler.targets.bandwidth import measure_bandwidth
 from compiler.targets.choosing import choose_target, named_targets, read_target, this_machine
 from compiler.targets.memory import usable_memory
-from compiler.targets.target import is_this_machine, target_from
+from compiler.targets.target import NOT_MEASURED, is_this_machine, target_from
 
 GOOD = """
 arch = "aarch64"
@@ -90,6 +91,16 @@ def test_this_machine_is_detected_and_runs_its_own_code() -> None:
     assert target.cores == detect().threads
     values = {k: v for k, v in target.to_dict().items() if k not in ("name", "origin")}
     assert target_from(values, "this", "detected", "target") == target
+
+
+def test_memory_is_measured_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compiler.targets.choosing.measure_bandwidth", lambda _: 7.5)
+    assert choose_target("this").bandwidth_gb_s == 7.5
+    target = choose_target("this", measured=False)
+    assert target.bandwidth_gb_s == NOT_MEASURED
+    assert is_this_machine(target)
+    with pytest.raises(TargetError, match="bandwidth_gb_s: must be from"):
+        replace(target, origin="named")
 
 
 def test_a_target_runs_where_its_instructions_are() -> None:

@@ -197,6 +197,16 @@ def test_an_index_that_leads_elsewhere(tmp_path: Path, places: object, words: st
         weight_files(tmp_path)
 
 
+def test_one_file_and_an_index_are_two_models(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "a.safetensors"):
+        save_file({"a": np.zeros(1, np.float32)}, tmp_path / name)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "a.safetensors"}}))
+    with pytest.raises(
+        SourceError, match=r"model\.safetensors and model\.safetensors\.index\.json"
+    ):
+        weight_files(tmp_path)
+
+
 def test_pickled_weights_are_named_and_never_opened(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(SourceError, match="pickled weights can run code"):
