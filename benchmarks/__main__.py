@@ -29,6 +29,7 @@ BENCHMARKS = (
     "private_step",
     "private_sentiment",
     "onnx_encoder",
+    "onnx_parity",
     "gguf_parity",
     "gguf_quality",
     "tuner",
