@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from casemate.cpu import LEVELS
+from compiler.bundling.arranging import SINGLE_ID, CompiledVariant, arrange, require_levels
 from compiler.bundling.assemble import (
     CreatedBundle,
     VariantSource,
@@ -36,7 +35,6 @@ from compiler.bundling.sources import converter_facts, plan_source
 from compiler.bundling.texts import Texts
 from compiler.bundling.tuned import Tuning, tuned_form
 from compiler.bundling.workfolder import work_folder
-from compiler.errors import TargetError
 from compiler.progress import Progress, part
 from compiler.report.statement import statement
 from compiler.source.read import read_source
@@ -46,7 +44,6 @@ from compiler.tune.promise import Promise
 from security.bundle.manifest import Variant
 from security.strictjson import JsonValue
 
-SINGLE_ID: Final = "default"
 _EXPORTED, _FORMED = 0.2, 0.9
 
 
@@ -81,16 +78,6 @@ class CompileRequest:
         """Where the work folder is."""
         output = self.bundle.output.absolute()
         return self.work or output.parent / f".{output.name}.work"
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledVariant:
-    """A variant of the bundle: its id, what it needs, for whom it was made, and its form."""
-
-    id: str
-    cpu: str | None
-    targets: tuple[Target, ...]
-    form: Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,55 +118,6 @@ def compile_bundle(request: CompileRequest, progress: Progress) -> Compiled:
             report=_report(progress, _FORMED),
         )
         return Compiled(created, variants)
-
-
-def require_levels(targets: Sequence[Target]) -> None:
-    """Refuse targets that an appliance could not tell apart.
-
-    Raises:
-        TargetError: two of them have one level.
-    """
-    seen: dict[tuple[str, str | None], str] = {}
-    for target in targets:
-        key = target.arch, target.level
-        if key in seen:
-            raise TargetError(
-                f"the targets {seen[key]!r} and {target.name!r} are both "
-                f"{target.level or target.arch}: an appliance could not tell them apart"
-            )
-        seen[key] = target.name
-
-
-def arrange(forms: Sequence[tuple[Target, Form]]) -> tuple[CompiledVariant, ...]:
-    """Return the variants in the order in which an appliance tries them.
-
-    The more a processor can do, the earlier its variant; forms that are one file are one
-    variant. The last one needs nothing where it computes the same on every processor.
-    """
-    ordered = sorted(forms, key=lambda one: (-_rank(one[0]), one[0].name))
-    by_file: dict[Path, list[tuple[Target, Form]]] = {}
-    for target, form in ordered:
-        by_file.setdefault(form.path, []).append((target, form))
-    groups = list(by_file.values())
-    # A file that more than one target takes stands where the least of them does.
-    groups.sort(key=lambda group: -min(_rank(target) for target, _ in group))
-    variants = []
-    for number, group in enumerate(groups):
-        least, form = group[-1]
-        last = number == len(groups) - 1
-        cpu = None if last and form.exact_anywhere else least.level
-        targets = tuple(target for target, _ in group)
-        variant_id = SINGLE_ID if len(groups) == 1 else _identifier(least)
-        variants.append(CompiledVariant(variant_id, cpu, targets, form))
-    return tuple(variants)
-
-
-def _rank(target: Target) -> int:
-    return 0 if target.level is None else LEVELS[target.level].rank
-
-
-def _identifier(target: Target) -> str:
-    return (target.level or target.arch).replace(".", "_")
 
 
 def _forms(

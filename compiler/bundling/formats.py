@@ -31,8 +31,9 @@ from compiler.progress import Progress, labels
 from compiler.targets.target import Target
 from security.bundle.manifest import LLAMA_CPP
 
-VNNI_LEVEL: Final = "x86-64-v4-vnni"
-_X86: Final = "x86-64"
+# Levels whose instructions sum products of bytes in 32 bits. Without them a kernel sums pairs
+# of products in 16 bits, which overflow where the weights use all of theirs.
+_WIDE_SUMS: Final = frozenset({"x86-64-v4-vnni", "armv8.2-dotprod", "armv8.6-i8mm"})
 _INT8: Final = (DYNAMIC_INT8, STATIC_INT8)
 ONNX_FORMATS: Final[Mapping[str, Mapping[str, Any]]] = {
     "float32": {"kind": FLOAT32},
@@ -73,10 +74,15 @@ def named_plan(backend: str, name: str, target: Target | None = None) -> Plan:
 
 
 def needs_spare_bit(target: Target | None) -> bool:
-    """Tell whether 8-bit products saturate on a target: x86 without VNNI, or any machine."""
-    if target is None:
-        return True
-    return target.arch == _X86 and target.level != VNNI_LEVEL
+    """Tell whether 8-bit products may saturate where a file for the target runs.
+
+    They may unless its level guarantees that they do not: an appliance chooses by level alone,
+    and what a target has beyond its level (VNNI without AVX-512), others of the level lack.
+
+    Args:
+        target: None for any machine.
+    """
+    return target is None or target.level not in _WIDE_SUMS
 
 
 def exact_anywhere(plan: Plan) -> bool:

@@ -27,6 +27,7 @@ from compiler.onnx_export.added import add_dense_layers, last_token
 from compiler.onnx_export.graph import BATCH, ModelBuilder
 from compiler.onnx_export.optimum_job import Finish
 from compiler.onnx_file import Weight
+from compiler.passes.graph import swaps_axes
 from compiler.weights.reading import Weights
 
 _POSITIONS = "position_ids"
@@ -219,7 +220,7 @@ def _turn(graph: GraphProto, matrices: set[str]) -> dict[str, str]:
     uses = Counter(name for node in graph.node for name in node.input)
     turning: dict[str, list[NodeProto]] = {}
     for node in graph.node:
-        if node.op_type == "Transpose" and node.input[0] in matrices:
+        if swaps_axes(node) and node.input[0] in matrices:
             turning.setdefault(node.input[0], []).append(node)
     turned = {name: f"{name}.T" for name, nodes in turning.items() if len(nodes) == uses[name]}
     same = {node.output[0]: turned[name] for name in turned for node in turning[name]}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compiler.passes.graph import constants, uses
+from compiler.passes.graph import constants, swaps_axes, uses
 
 _LEAST_ELEMENTS = 4096
 MATMUL, GATHER = "matmul", "gather"
@@ -109,7 +109,7 @@ class _Finder:
         if self._is_matrix(name):
             return name, False
         maker = self._makers.get(name)
-        if maker is None or maker.op_type != "Transpose" or not self._is_matrix(maker.input[0]):
+        if maker is None or not swaps_axes(maker) or not self._is_matrix(maker.input[0]):
             return None
         return maker.input[0], True
 

@@ -26,6 +26,15 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
             yield from attribute.graphs
 
 
+def swaps_axes(node: NodeProto) -> bool:
+    """Tell whether a node transposes a matrix: a Transpose may also leave the axes as they are."""
+    if node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
+        return False
+    orders = [list(each.ints) for each in node.attribute if each.name == "perm"]
+    # Without an order the axes are reversed.
+    return all(order == [1, 0] for order in orders)
+
+
 def uses(graph: GraphProto) -> Counter[str]:
     """Count how often each name is an input of a node or an output of a graph, all levels."""
     counts: Counter[str] = Counter(value.name for value in graph.output)

@@ -6,12 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from casemate.cpu import AARCH64, LEVELS, X86_64
-from compiler.bundling.compile import arrange, require_levels
-from compiler.bundling.formats import exact_anywhere, named_plan, needs_spare_bit
+from compiler.bundling.arranging import arrange, require_levels
+from compiler.bundling.formats import exact_anywhere, named_plan
 from compiler.bundling.forms import Form
 from compiler.errors import QuantizationError, TargetError
 from compiler.targets.choosing import named_targets
@@ -20,7 +18,7 @@ from security.bundle.manifest import LLAMA_CPP, ONNXRUNTIME
 
 NAMED = named_targets()
 PLAIN_X86 = Target("old", X86_64, None, (), 2, 1 << 30, 10.0, "file")
-TARGETS = [*NAMED.values(), PLAIN_X86]
+PLAIN_ARM = Target("board", AARCH64, None, (), 2, 1 << 30, 10.0, "file")
 
 
 def form(name: str, *, exact: bool = True) -> Form:
@@ -50,42 +48,37 @@ def test_the_more_able_processor_comes_first() -> None:
     ]
 
 
-@given(
-    st.lists(st.sampled_from(TARGETS), min_size=1, unique_by=lambda one: one.name),
-    st.data(),
-)
-def test_every_target_finds_its_form(targets: list[Target], data: st.DataObject) -> None:
-    exact = {name: data.draw(st.booleans()) for name in "abc"}
+def test_an_exact_form_comes_last_whichever_its_architecture() -> None:
     forms = [
-        (target, form(name, exact=exact[name]))
-        for target in targets
-        for name in [data.draw(st.sampled_from("abc"))]
+        (NAMED["x86-64-v3"], form("b")),
+        (NAMED["armv8.2-dotprod"], form("a", exact=False)),
     ]
-    variants = arrange(forms)
-    assert len({one.id for one in variants}) == len(variants)
-    assert sorted(t.name for one in variants for t in one.targets) == sorted(
-        target.name for target in targets
-    )
-    for one in variants[:-1]:
-        assert one.cpu is not None or any(target.level is None for target in one.targets)
-    assert variants[-1].cpu is None or not variants[-1].form.exact_anywhere
+    assert [(cpu, label) for _, cpu, label in shown(*forms)] == [
+        ("armv8.2-dotprod", "a"),
+        (None, "b"),
+    ]
+
+
+def test_one_exact_file_for_two_architectures_is_one_variant() -> None:
+    forms = [(NAMED["x86-64-v3"], form("a")), (NAMED["armv8.6-i8mm"], form("a"))]
+    assert shown(*forms) == [("default", None, "a")]
+    (only,) = arrange(forms)
+    assert {one.name for one in only.targets} == {"x86-64-v3", "armv8.6-i8mm"}
 
 
 def test_targets_that_cannot_be_told_apart() -> None:
     vnni = NAMED["x86-64-v4-vnni"]
     with pytest.raises(TargetError, match="could not tell them apart"):
         require_levels([vnni, replace(vnni, name="mine")])
-    require_levels(list(NAMED.values()))
+    # Neither a requirement nor its absence says which architecture is meant.
+    with pytest.raises(TargetError, match=r"'old' \(x86-64\) and 'board' \(aarch64\)"):
+        arrange([(PLAIN_X86, form("a")), (PLAIN_ARM, form("b"))])
+    require_levels([*NAMED.values(), PLAIN_ARM])
 
 
-def test_eight_bits_need_a_spare_one_without_vnni() -> None:
-    assert needs_spare_bit(None)
-    assert needs_spare_bit(PLAIN_X86)
-    for name, target in NAMED.items():
-        wanted = target.arch == X86_64 and name != "x86-64-v4-vnni"
-        assert needs_spare_bit(target) is wanted
-        assert exact_anywhere(named_plan(ONNXRUNTIME, "int8", target)) is wanted
-    assert NAMED["armv8.6-i8mm"].arch == AARCH64
+def test_a_target_without_a_level_takes_what_is_exact() -> None:
+    with pytest.raises(TargetError, match="'board' has no level"):
+        arrange([(NAMED["x86-64-v3"], form("a")), (PLAIN_ARM, form("b", exact=False))])
 
 
 def test_formats_by_name() -> None:

@@ -135,6 +135,26 @@ def test_a_tied_table_is_looked_up_and_multiplied() -> None:
     assert compare_outputs(expected, run(model, feeds)[0]).cosine_mean > 0.999
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0], None], ids=str)
+def test_the_order_of_a_transpose_is_minded(order: list[int] | None) -> None:
+    random = np.random.default_rng(0)
+    turn = helper.make_node("Transpose", ["w"], ["t"], **({"perm": order} if order else {}))
+    model = model_of(
+        [turn, helper.make_node("MatMul", ["x", "t"], ["y"])],
+        {"w": random.standard_normal((64, 64)).astype(np.float32)},
+        inputs={"x": ["n", 64]},
+        outputs={"y": ["n", 64]},
+    )
+    feeds = {"x": random.standard_normal((5, 64)).astype(np.float32)}
+    expected = run(model, feeds)[0]
+    if order == [0, 1]:
+        with pytest.raises(QuantizationError, match="no constant matrix"):
+            quantize_model(model, OnnxPlan())
+    else:
+        quantize_model(model, OnnxPlan())
+    assert compare_outputs(expected, run(model, feeds)[0]).cosine_mean > 0.999
+
+
 def test_a_graph_with_tables_alone_has_nothing_to_calibrate(tmp_path: Path) -> None:
     table = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
     nodes = [

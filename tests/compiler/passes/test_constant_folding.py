@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import tracemalloc
+from itertools import pairwise
+
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from compiler.passes.constant_folding import ConstantFolding
 from compiler.passes.named_constants import NamedConstants
@@ -73,6 +76,67 @@ def test_a_shape_that_asks_for_terabytes_is_left_alone() -> None:
     constants = {"huge": np.array([1 << 40, 1 << 20]), "one": np.ones(1, np.float32)}
     model = model_of(nodes, constants, inputs={}, outputs={"y": ["a", "b"]})
     assert operators(ConstantFolding().run(model)) == ["ConstantOfShape", "Expand", "Add"]
+
+
+def held(model: ModelProto) -> int:
+    return sum(item.ByteSize() for item in model.graph.initializer)
+
+
+def test_a_constant_that_is_joined_with_itself_many_times_is_left_alone() -> None:
+    nodes = [
+        helper.make_node("Concat", ["c"] * 300, ["d"], axis=0),
+        helper.make_node("Shape", ["d"], ["s"]),
+        helper.make_node("Cast", ["s"], ["f"], to=1),
+        helper.make_node("Add", ["x", "f"], ["y"]),
+    ]
+    constants = {"c": np.zeros(1 << 15, np.float32)}
+    model = model_of(nodes, constants, inputs={"x": ["n"]}, outputs={"y": ["n"]})
+    tracemalloc.start()
+    try:
+        folded = ConstantFolding().run(model)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert operators(folded) == ["Concat", "Shape", "Cast", "Add"]
+    # Joined it takes 37 MiB.
+    assert peak < 4 << 20
+
+
+def test_many_small_results_are_bounded_together() -> None:
+    count = 1000
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], [f"c{n}"]) for n in range(count)]
+    nodes.append(helper.make_node("Sum", ["x", *(f"c{n}" for n in range(count))], ["y"]))
+    model = model_of(
+        nodes, {"shape": np.array([8192])}, inputs={"x": [8192]}, outputs={"y": [8192]}
+    )
+    folded = ConstantFolding().run(model)
+    assert 1 << 20 < held(folded) < 17 << 20
+    assert operators(folded).count("ConstantOfShape") > 0
+
+
+def test_a_chain_keeps_its_end_alone() -> None:
+    names = [f"w{n}" for n in range(50)]
+    nodes = [helper.make_node("Neg", [a], [b]) for a, b in pairwise(names)]
+    nodes.append(helper.make_node("Add", ["x", names[-1]], ["y"]))
+    weight = np.ones(1 << 16, np.float32)
+    model = model_of(nodes, {"w0": weight}, inputs={"x": ["n"]}, outputs={"y": ["n"]})
+    folded = ConstantFolding().run(model)
+    assert operators(folded) == ["Add"]
+    assert {item.name for item in folded.graph.initializer} == {"w0", "w49"}
+
+
+def test_texts_are_left_alone() -> None:
+    # An array of them is pointers; the file would hold each text as often as it is named.
+    nodes = [
+        helper.make_node("Concat", ["long"] * 100, ["many"], axis=0),
+        helper.make_node("Equal", ["x", "many"], ["y"]),
+    ]
+    model = model_of(nodes, {}, inputs={"x": [100]}, outputs={"y": [100]})
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    model.graph.initializer.append(
+        helper.make_tensor("long", TensorProto.STRING, [1], [b"x" * (1 << 16)])
+    )
+    assert held(ConstantFolding().run(model)) < 1 << 17
 
 
 def test_arguments_that_fit_nothing_are_left_alone() -> None:
