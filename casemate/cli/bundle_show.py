@@ -97,7 +97,7 @@ def _privacy_text(claim: dict[str, Any] | None) -> str:
     audit = _audit_text(claim) if claim["audited"] else "not audited"
     by = f" (by the field {claim['user_field']!r})" if claim["user_field"] else ""
     return (
-        f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.3g} per {claim['unit']}{by}, "
+        f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.4g} per {claim['unit']}{by}, "
         f"{audit}"
     )
 

@@ -122,7 +122,7 @@ def long_claim(claim: dict[str, Any] | None) -> str:
     audit = "not audited"
     if claim["audited"]:
         audit = f"an audit shows epsilon {claim['audited_epsilon']:.3g} at least"
-    return f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.3g} {unit}; {audit}"
+    return f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.4g} {unit}; {audit}"
 
 
 def since(milliseconds: int) -> str:

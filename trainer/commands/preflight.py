@@ -34,22 +34,31 @@ def check_recipe(loaded: LoadedRecipe) -> None:
     check_data(recipe)
 
 
-def check_private(recipe: Recipe) -> None:
+def check_private(loaded: LoadedRecipe) -> None:
     """Check what a private run refuses by its recipe alone, and that its ledger is there.
 
     Raises:
         PrivacyError: what cannot be claimed, by name.
         LedgerError: the ledger that the recipe names is missing.
     """
-    if not recipe.privacy.enabled:
-        return
-    from trainer.privacy.checks import check_recipe as check_claim
+    if loaded.recipe.privacy.enabled:
+        from trainer.privacy.checks import check_recipe as check_claim
+
+        check_claim(loaded.recipe)
+        check_ledger(loaded)
+
+
+def check_ledger(loaded: LoadedRecipe) -> None:
+    """Check that the ledger that a recipe names is there.
+
+    Raises:
+        LedgerError: it is not.
+    """
     from trainer.privacy.errors import LedgerError
 
-    check_claim(recipe)
-    ledger = recipe.privacy.ledger
-    if ledger and not Path(ledger).exists():
-        raise LedgerError.missing(Path(ledger), recipe.privacy.dataset or "NAME")
+    options = loaded.recipe.privacy
+    if options.ledger and not Path(options.ledger).exists():
+        raise LedgerError.missing(Path(options.ledger), options.dataset or loaded.name)
 
 
 def check_start(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from casemate.cli.output import warn
-from trainer.commands.preflight import check_data, check_start
+from trainer.commands.preflight import check_data, check_ledger, check_start
 from trainer.commands.privacy_cost import cost_lines, cost_of
 from trainer.commands.privacy_data import count_units
 from trainer.recipe.parse import LoadedRecipe
@@ -43,28 +43,31 @@ def plan_of(
         DataError: the data cannot be used.
     """
     from trainer.privacy.checks import LOGS_NOTE, check_recipe, plan_warnings
-    from trainer.privacy.plan import make_plan
-    from trainer.privacy.standing import figures_of, refuse_excess, standing_of
 
     recipe, privacy = loaded.recipe, loaded.recipe.privacy
-    # 1. What needs no reading of data: recipe, files, ledger.
+    # 1. What needs no reading of data, and no imports that take seconds: recipe, files, ledger.
     warnings = check_recipe(recipe) if with_model else []
     if with_model:
         check_start(recipe)
     if not units:
         check_data(recipe)
+    check_ledger(loaded)
+
+    from trainer.privacy.plan import make_plan
+    from trainer.privacy.standing import figures_of, refuse_excess, standing_of
+
     standing = standing_of(loaded)
     # 2. How many records or users there are. Canaries take places of their own, planted or not.
     if not units:
         progress("reading the data")
-        counted = count_units(recipe, progress)
+        counted = count_units(loaded, progress)
         units = counted.units + privacy.canaries
         warnings += counted.warnings
     # 3. The plan, and what stands beside it.
     progress(f"working out the noise for {units:,} {privacy.unit}s")
     plan = make_plan(recipe, units, standing.earlier)
     progress("working out what remains of the budget")
-    ledger = figures_of(standing, plan)
+    ledger = figures_of(standing, plan, solved=not privacy.noise_multiplier)
     refuse_excess(ledger)
     progress("accounting by other accountants")
     accounted = _accounted(plan, ledger["this_run"])

@@ -150,7 +150,7 @@ def render_checked(data: dict[str, Any]) -> None:
 def _render_claim(data: dict[str, Any]) -> None:
     whom = "record" if data["unit"] == "record" else f"user of up to {data['contributions']}"
     click.echo(
-        f"epsilon {data['epsilon']:.3g} at delta {data['delta']:.2g} for a {whom} of "
+        f"epsilon {data['epsilon']:.3g} at delta {data['delta']:.4g} for a {whom} of "
         f"{data['dataset']!r}, all texts together"
         + (", audited" if data["audited"] else ", not audited")
     )

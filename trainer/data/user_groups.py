@@ -70,15 +70,6 @@ def user_groups(recipe: Recipe, places: Places) -> list[NDArray[np.int64]]:
     return [np.asarray(records, dtype=np.int64) for records in groups.values()]
 
 
-def count_users(options: DataOptions, field: str) -> int:
-    """Return how many users the training files hold.
-
-    Raises:
-        DataError: a record does not say whose it is.
-    """
-    return len(set(_users_by_place(options, field).values()))
-
-
 def places_of(dataset: DataSet) -> Places:
     """Return where the items of a data set of records or examples stand.
 

@@ -42,7 +42,7 @@ from trainer.privacy.ledger_lines import (
 from trainer.privacy.ledger_names import check_dataset, check_run_id, check_unit, unit_words
 from trainer.privacy.ledger_state import Head, LedgerState, LedgerView, Release, Tail, read_state
 
-__all__ = ["Budget", "Head", "Ledger", "LedgerView", "Release", "read_ledger"]
+__all__ = ["Budget", "Head", "Ledger", "LedgerView", "Release", "ledger_holds", "read_ledger"]
 
 
 class Ledger:
@@ -238,6 +238,16 @@ def read_ledger(path: Path) -> LedgerView:
     """
     state, tail = read_state(read_file(path), str(path))
     return state.view(tail.fragments)
+
+
+def ledger_holds(path: Path, link: str) -> bool:
+    """Verify a ledger and tell whether a line with this link is in it.
+
+    Raises:
+        LedgerError: it is missing, edited or damaged.
+    """
+    state, _ = read_state(read_file(path), str(path))
+    return link in state.links
 
 
 def _check_since(state: LedgerState, since: Head | None, path: Path) -> None:

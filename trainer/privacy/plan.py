@@ -250,7 +250,7 @@ def _settled(
         counted += ["what its ledger holds already"] if earlier else []
         raise PrivacyError(
             f"privacy.noise_multiplier = {given:g} is too little noise: epsilon is {epsilon:.3f} "
-            f"at delta {delta:.3g} for {' and '.join(counted)}, more than privacy.epsilon = "
+            f"at delta {delta:.4g} for {' and '.join(counted)}, more than privacy.epsilon = "
             f"{options.epsilon:g}; set it to 0 to have it solved for"
         )
     return event, epsilon

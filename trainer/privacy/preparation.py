@@ -87,8 +87,7 @@ def prepare(
     """
     recipe = loaded.recipe
     train, groups, digest = _plant(recipe, output, group, data)
-    ledger = Path(recipe.privacy.ledger) if recipe.privacy.ledger else output / LEDGER_FILE
-    dataset = recipe.privacy.dataset or loaded.name
+    ledger, dataset = ledger_of(loaded, output)
     units = len(train) if groups is None else len(groups)
     known: Any = None
     if group.is_first:
@@ -111,6 +110,13 @@ def prepare(
         canaries_digest=digest,
         promised=recipe.privacy.epsilon,
     )
+
+
+def ledger_of(loaded: LoadedRecipe, output: Path) -> tuple[Path, str]:
+    """Return the ledger of a run, its own unless the recipe names one, and its name of the data."""
+    options = loaded.recipe.privacy
+    ledger = Path(options.ledger) if options.ledger else output / LEDGER_FILE
+    return ledger, options.dataset or loaded.name
 
 
 def begin(prepared: Prepared, group: Group, *, step: int, head: Head | None) -> Releases:

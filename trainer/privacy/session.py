@@ -33,7 +33,7 @@ from trainer.privacy.ledger import read_ledger
 from trainer.privacy.ledger_state import Head
 from trainer.privacy.loader import PrivateLoader
 from trainer.privacy.plan import PrivacyPlan
-from trainer.privacy.preparation import begin, prepare
+from trainer.privacy.preparation import begin, ledger_of, prepare
 from trainer.privacy.releases import Releases
 from trainer.privacy.standing import (
     Standing,
@@ -80,7 +80,10 @@ class PrivateUpdates:
             raise PrivacyError("private training makes its own sums over ranks: no wrapper may")
         # What cannot be claimed leaves neither a plan nor a ledger behind.
         warnings = check_private(recipe, parts.network, parts.data)
-        refuse_known_start(recipe.model.source, parts.data.sources)
+        ledger, dataset = ledger_of(loaded, output)
+        warnings += refuse_known_start(
+            recipe.model.source, parts.data.sources, ledger=ledger, dataset=dataset
+        )
         self._prepared = prepare(loaded, output, group, parts.data, tell)
         self.plan = self._prepared.plan
         self.steps = self.plan.steps
@@ -114,11 +117,11 @@ class PrivateUpdates:
 
     def _standing(self) -> tuple[str, ...]:
         """Return in words what was released of the data before, and what remains."""
-        self._tell("working out what remains of the budget")
         prepared, options = self._prepared, self._recipe.privacy
         standing = Standing(None, prepared.dataset)
         # The run's own ledger holds others' releases where a run by another recipe was cut.
         if options.ledger or self.plan.earlier:
+            self._tell("working out what remains of the budget")
             standing = standing_with(
                 prepared.ledger,
                 read_ledger(prepared.ledger),
@@ -127,7 +130,8 @@ class PrivateUpdates:
                 options.users_by,
                 without=prepared.run_id,
             )
-        return words_of(figures_of(standing, self.plan), self.plan.epsilon)
+        figures = figures_of(standing, self.plan, solved=not options.noise_multiplier)
+        return words_of(figures, self.plan.epsilon)
 
     def _ignored(self) -> tuple[str, ...]:
         if self._recipe.model.dropout <= 0:

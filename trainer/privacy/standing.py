@@ -78,11 +78,16 @@ def standing_with(
     return Standing(path, dataset, earlier, view.budget, others)
 
 
-def figures_of(standing: Standing, plan: PrivacyPlan) -> dict[str, Any]:
+def figures_of(standing: Standing, plan: PrivacyPlan, *, solved: bool = True) -> dict[str, Any]:
     """Return what was released and what will be, as JSON types; takes a second or two.
 
     `released` and `with_this_run` are epsilons at `delta`: the budget's, or the claim's where
     there is none. `this_run` is the run alone, at the claim's delta.
+
+    Args:
+        standing: of the data.
+        plan: of the run.
+        solved: the plan's noise was solved for, so that earlier releases raise it.
     """
     budget = standing.budget
     delta = plan.delta if budget is None else budget.delta
@@ -104,6 +109,7 @@ def figures_of(standing: Standing, plan: PrivacyPlan) -> dict[str, Any]:
         "this_run": epsilon_pld(plan.event, plan.delta)
         if earlier or plan.tuning_runs
         else plan.epsilon,
+        "noise_raised": solved and bool(earlier),
         "others": list(standing.others),
     }
 
@@ -158,10 +164,11 @@ def words_of(figures: dict[str, Any], epsilon: float) -> tuple[str, ...]:
         )
     if not before:
         return (first,)
+    raised = ", so this run gets more noise" if figures["noise_raised"] else ""
     return (
         first,
-        f"epsilon {epsilon:.4g} is the total with those earlier releases, so this run gets more "
-        f"noise: alone it comes to {figures['this_run']:.3f}",
+        f"epsilon {epsilon:.4g} is the total with those earlier releases{raised}: alone it comes "
+        f"to {figures['this_run']:.3f}",
     )
 
 

@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 
 from casemate.cli.main import cli
 from tests.trainer.data.tiny import TEXTS, tokenizer, write_jsonl
+from tests.trainer.loop.runs import run_here
+from trainer.commands.privacy_plan import render_plan
 from trainer.privacy.event import Event
 from trainer.privacy.ledger import Budget, Ledger
 from trainer.recipe.parse import load_recipe
@@ -36,7 +38,9 @@ def used(path: Path, *, epsilon: float = 8.0, updates: int = 20) -> Path:
     return path
 
 
-def test_a_used_ledger_raises_the_noise_and_says_what_remains(tmp_path: Path) -> None:
+def test_a_used_ledger_raises_the_noise_and_says_what_remains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     beside = ("--ledger", used(tmp_path / "tickets.ledger"), "--dataset", "tickets")
     alone = json.loads(plan(*NUMBERS, "--json").stdout)
     after = json.loads(plan(*NUMBERS, *beside, "--json").stdout)
@@ -44,7 +48,8 @@ def test_a_used_ledger_raises_the_noise_and_says_what_remains(tmp_path: Path) ->
     ledger = after["ledger"]
     assert ledger["this_run"] < after["plan"]["epsilon"] <= 3.0
     assert 0 < ledger["released"] < ledger["with_this_run"] < 8.0
-    words = plan(*NUMBERS, *beside).stdout
+    render_plan(after)
+    words = capsys.readouterr().out
     assert f"{ledger['released']:.3f} was released before" in words
     assert f"{8.0 - ledger['with_this_run']:.3f} remains" in words
     assert "is the total with those earlier releases, so this run gets more noise" in words
@@ -174,23 +179,21 @@ def test_labels_that_do_not_fit_the_recipe_are_found(tmp_path: Path) -> None:
     assert any("no training example has the label c" in each for each in document["warnings"])
 
 
-def test_it_counts_what_the_run_can_use_and_names_the_canaries(tmp_path: Path) -> None:
-    rows = [{"text": f"{TEXTS[number % 4]}"} for number in range(40)]
-    # No character of these is in the vocabulary: a record without a token is left out.
-    rows[7]["text"] = rows[9]["text"] = "\u4e00\u4e8c"
+def test_it_counts_what_the_run_counts_and_names_the_canaries(tmp_path: Path) -> None:
+    # Of each user one record: those of some users are all held out, and they are not protected.
+    rows = [{"text": f"{TEXTS[number % 4]} {number}", "by": f"u{number}"} for number in range(40)]
     path = decoder(tmp_path, rows)
-    shown = plan(path, "--json", "privacy.canaries=20")
+    words = (
+        *("privacy.canaries=20", "privacy.unit=user", "privacy.user_field=by"),
+        *("data.validation_fraction=0.3", "run.steps=2"),
+    )
+    shown = plan(path, "--json", *words)
     assert shown.exit_code == 0, shown.output
-    document = json.loads(shown.stdout)
-    from tests.trainer.loop.runs import run_here
-
-    overrides = ("privacy.enabled=true", "run.steps=2", "privacy.canaries=20")
-    run_here(load_recipe(path, overrides), tmp_path / "run")
+    units = json.loads(shown.stdout)["plan"]["units"]
+    run_here(load_recipe(path, ("privacy.enabled=true", *words)), tmp_path / "run", stop_after=0)
     made = json.loads((tmp_path / "run" / "private-plan.json").read_text())
-    assert document["plan"]["units"] == made["plan"]["units"] == 38 + 20
-    words = plan(path, "privacy.canaries=20").stdout
-    assert "20 of these records are canaries" in words
-    assert any("2 records have too few tokens" in each for each in document["warnings"])
+    assert units == made["plan"]["units"] < 40 + 20
+    assert "20 of these users are canaries" in plan(path, *words).stdout
 
 
 def test_a_network_that_a_run_would_refuse_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from tests.trainer.data.tiny import TEXTS, tokenizer, write_jsonl
 from trainer.data.assemble import build_data
-from trainer.data.user_groups import count_users
 from trainer.errors import DataError, RecipeError
 from trainer.recipe.schema import (
     DataOptions,
@@ -50,7 +49,6 @@ def test_each_user_has_their_records_and_no_more_than_allowed(kind: str, tmp_pat
     assert data.groups is not None
     # Of ann's three records the first two.
     assert [group.tolist() for group in data.groups] == [[0, 2], [1, 5], [3]]
-    assert count_users(wanted.data, "who") == 3
 
 
 def test_there_are_no_groups_where_records_are_the_unit(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_private_decoder_is_planned_trained_and_writes_texts(data: Path) -> No
     small = small_decoder(corpus, "data.sequence_length=48", "run.steps=4")
     public = answer(typed("train", *small, "-o", data / "public", "--json"))["checkpoint"]
     ledger = data / "texts.ledger"
-    budget = ("--dataset", "texts", "--epsilon", "9", "--delta", "1e-3")
+    budget = ("--dataset", "texts", "--epsilon", "9", "--delta", "4e-3")
     answer(typed("privacy", "ledger", "init", ledger, *budget, "--json"))
     words = (
         *("text-private", f"model.source={public}", f"data.train={texts}", "run.device=cpu"),
