@@ -69,7 +69,7 @@ def run(graph: Path, names: list[str]) -> list[np.ndarray]:
     return found
 
 
-def compiled(source: Path, output: Path, *words: object) -> Any:
+def compiled(source: Path, output: Path, *words: str) -> Any:
     more = ("--no-tune", "--json", *words)
     return answer(typed("compile", source, "-o", output, *more))
 
