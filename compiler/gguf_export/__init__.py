@@ -4,7 +4,6 @@
     origin.py        what the source is allowed to be; a checkpoint against its record
     configuration.py, families.py, rope.py, model.py
                      config.json: which decoders, and what their files will hold
-    weights.py       safetensors, mapped and checked
     pieces.py, bytelevel.py, characters.py, sentencepiece.py, pretokenizers.py, specials.py,
     vocabulary.py    tokenizer.json in llama.cpp's terms
     writing.py       the file, block by block

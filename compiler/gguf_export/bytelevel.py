@@ -42,9 +42,7 @@ def read(source: TokenizerContent) -> Pieces:
     Raises:
         SourceError: see the module.
     """
-    for name in _UNWANTED:
-        if source.model.get(name):
-            raise source.refuse(f"a BPE with {name} is not exported to GGUF")
+    source.require_without(_UNWANTED)
     normalizer = source.content.get("normalizer")
     if normalizer not in (None, {"type": "NFC"}):
         raise source.refuse("a BPE that normalizes text is not exported to GGUF")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,3 +67,13 @@ class TokenizerContent:
     def refuse(self, problem: str) -> SourceError:
         """Return the error that names this file, for the caller to raise."""
         return SourceError(f"{self.path}: {problem}")
+
+    def require_without(self, names: Sequence[str]) -> None:
+        """Check that a BPE has none of some settings.
+
+        Raises:
+            SourceError: it has one; names it.
+        """
+        for name in names:
+            if self.model.get(name):
+                raise self.refuse(f"a BPE with {name} is not exported to GGUF")

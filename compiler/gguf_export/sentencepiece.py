@@ -41,9 +41,7 @@ def read(source: TokenizerContent) -> Pieces:
     Raises:
         SourceError: see the module.
     """
-    for name in _UNWANTED:
-        if source.model.get(name):
-            raise source.refuse(f"a BPE with {name} is not exported to GGUF")
+    source.require_without(_UNWANTED)
     prefix = _space_prefix(source.content)
     if prefix is None:
         raise source.refuse(

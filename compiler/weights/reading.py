@@ -44,7 +44,6 @@ FLOATS: Final[Mapping[str, np.dtype[Any]]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-_CHUNK_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +88,11 @@ class WeightsFile:
         Raises:
             SourceError: as `read`.
         """
-        digest = hashlib.sha256()
         with self.open() as file:
             try:
-                while chunk := file.read(_CHUNK_BYTES):
-                    digest.update(chunk)
+                return hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
                 raise SourceError(f"{self.path}: cannot be read: {error.strerror}") from error
-        return digest.hexdigest()
 
     def _require_same(self, file: BinaryIO) -> None:
         if _state(file) != self.state:
