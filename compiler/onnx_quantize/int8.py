@@ -29,6 +29,7 @@ from compiler.onnx_quantize.sites import Site, matrix
 
 _FULL, _REDUCED = 127, 64
 _LEAST_SCALE = 1e-12
+_TABLE_ROWS = 4096
 # From which on the operators exist with what is used of them.
 _DYNAMIC_OPSET, _PER_AXIS_OPSET = 11, 13
 
@@ -124,13 +125,28 @@ def _add_activation(edit: GraphEdit, site: Site, span: tuple[float, float], wide
     edit.node(site.node, "DequantizeLinear", [narrow, scale, point], [wide])
 
 
+def quantize_table(
+    table: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return INT8 [rows, width] and scales FP32 [rows, 1].
+
+    Some rows at a time: a table of words is half of a small model, and each step of the
+    arithmetic would be another copy of it.
+    """
+    packed = np.empty(table.shape, np.int8)
+    scale = np.empty((len(table), 1), np.float32)
+    for start in range(0, len(table), _TABLE_ROWS):
+        some = slice(start, start + _TABLE_ROWS)
+        largest = np.abs(table[some]).max(axis=1, keepdims=True)
+        scale[some] = np.maximum(largest / _FULL, _LEAST_SCALE)
+        packed[some] = np.rint(table[some] / scale[some])
+    return packed, scale
+
+
 def add_tables(edit: GraphEdit, model: ModelProto, sites: Sequence[Site]) -> None:
     """Store looked-up tables in 8 bits, with a scale for each row, in plain ONNX operators."""
     for site in sites:
-        table = matrix(model, site)
-        largest = np.abs(table).max(axis=1, keepdims=True)
-        scale = np.maximum(largest / _FULL, _LEAST_SCALE).astype(np.float32)
-        packed = np.rint(table / scale).astype(np.int8)
+        packed, scale = quantize_table(matrix(model, site))
         rows, scales = (edit.value(site.output, part) for part in ("rows", "scales"))
         wide = edit.value(site.output, "wide")
         weight = edit.constant(site.tensor, "rows_int8", packed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from compiler.errors import QuantizationError
 from compiler.onnx_measure.quality import compare_outputs
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_quantize.calibrate import gather_statistics
+from compiler.onnx_quantize.int8 import quantize_table
 from compiler.onnx_quantize.plan import OnnxPlan
 from compiler.onnx_quantize.quantize import quantize_model, quantize_onnx
 from compiler.onnx_quantize.sensitivity import mixed_plan, rank_sensitivity
@@ -165,6 +167,20 @@ def test_a_graph_with_tables_alone_has_nothing_to_calibrate(tmp_path: Path) -> N
     feeds = {"x": np.arange(20, dtype=np.float32)}
     plan = OnnxPlan(kind="static_int8", embeddings=True)
     assert quantized(model, plan, [feeds], tmp_path) == (["w"], [])
+
+
+def test_a_table_is_the_same_in_pieces_and_takes_little_memory() -> None:
+    table = np.random.default_rng(0).standard_normal((30_000, 64)).astype(np.float32)
+    table[5000] = 0
+    tracemalloc.start()
+    packed, scale = quantize_table(table)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The result is a quarter of it, a piece an eighth.
+    assert peak < table.nbytes
+    whole = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-12).astype(np.float32)
+    np.testing.assert_array_equal(scale, whole)
+    np.testing.assert_array_equal(packed, np.rint(table / whole).astype(np.int8))
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
