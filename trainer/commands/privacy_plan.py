@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from casemate.cli.output import warn
+from casemate.cli.output import counted, warn
 from trainer.commands.preflight import check_data, check_ledger, check_start
 from trainer.commands.privacy_cost import cost_lines, cost_of
 from trainer.commands.privacy_data import count_units
@@ -60,9 +60,9 @@ def plan_of(
     # 2. How many records or users there are. Canaries take places of their own, planted or not.
     if not units:
         progress("reading the data")
-        counted = count_units(loaded, progress)
-        units = counted.units + privacy.canaries
-        warnings += counted.warnings
+        found = count_units(loaded, progress)
+        units = found.units + privacy.canaries
+        warnings += found.warnings
     # 3. The plan, and what stands beside it.
     progress(f"working out the noise for {units:,} {privacy.unit}s")
     plan = make_plan(recipe, units, standing.earlier)
@@ -161,7 +161,9 @@ def _lines(data: dict[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     if plan["earlier"] or plan["tuning_runs"]:
-        others = f"{plan['tuning_runs']} tuning runs, {len(plan['earlier'])} kinds of release"
+        tuning = counted(plan["tuning_runs"], "tuning run", "tuning runs")
+        kinds = counted(len(plan["earlier"]), "kind of release", "kinds of release")
+        others = f"{tuning}, {kinds} before"
         lines.append(("composition", f"this run alone {epsilon['this_run']:.3f}; with {others}"))
     return lines + cost_lines(data["cost"])
 

@@ -109,6 +109,7 @@ def figures_of(standing: Standing, plan: PrivacyPlan, *, solved: bool = True) ->
         "this_run": epsilon_pld(plan.event, plan.delta)
         if earlier or plan.tuning_runs
         else plan.epsilon,
+        "claim_delta": plan.delta,
         "noise_raised": solved and bool(earlier),
         "others": list(standing.others),
     }
@@ -167,8 +168,8 @@ def words_of(figures: dict[str, Any], epsilon: float) -> tuple[str, ...]:
     raised = ", so this run gets more noise" if figures["noise_raised"] else ""
     return (
         first,
-        f"epsilon {epsilon:.4g} is the total with those earlier releases{raised}: alone it comes "
-        f"to {figures['this_run']:.3f}",
+        f"epsilon {epsilon:.4g} (at the claim's delta, {figures['claim_delta']:.4g}) is the total "
+        f"with those earlier releases{raised}: alone it comes to {figures['this_run']:.3f}",
     )
 
 

@@ -43,7 +43,7 @@ def test_a_plan_in_words() -> None:
     assert shown.exit_code == 0, shown.output
     for word in ("epsilon", "delta", "q = 0.1", "T = 40", "multiplier 2.0", "PLD", "RDP", "PRV"):
         assert word in shown.stdout
-    assert "1 tuning runs" in shown.stdout
+    assert "1 tuning run, " in shown.stdout
     assert "if batches were shuffled" in shown.stdout
 
 
