@@ -121,10 +121,11 @@ run_child(sys.argv[1], {"how": "wait"}, progress=lambda label, _: print(label, f
 """
 
 
-def test_it_dies_with_its_parent() -> None:
+def test_it_dies_with_its_parent(temporary: Path) -> None:
     root = str(Path(__file__).parents[3])
     command = [sys.executable, "-c", PARENT, JOB]
-    environment = {**os.environ, "PYTHONPATH": root}
+    # A parent that is killed cleans nothing up.
+    environment = {**os.environ, "PYTHONPATH": root, "TMPDIR": str(temporary)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
         child = os.pidfd_open(int(parent.stdout.readline()))
