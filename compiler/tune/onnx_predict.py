@@ -1,18 +1,19 @@
 """What speed a graph would have on another machine: timed here, and scaled by a model.
 
-    there = seconds measured here * step(there) / step(here)
-    step(machine) = max(products / what its cores multiply, bytes / what its memory gives)
+    there = products(there) + rest(here) * float work(here) / float work(there)
+    rest(here) = seconds measured here - products(here)
+    products(machine) = max(products / what its cores multiply, bytes / what its memory gives)
 
-`step` is a roofline over the products by constant matrices, which are most of the work of an
-encoder (Williams, Waterman and Patterson, "Roofline", 2009). What a core multiplies in a
-second depends on its instructions and on the kind of products: in float, in 8 bits as whole
-matrices, or by blocks that are unpacked first. What the model leaves out (attention, norms,
-activations, handing out work) is in the measured time and scales along.
+`products` is a roofline over the products by constant matrices (Williams, Waterman and Patterson,
+"Roofline", 2009). What a core multiplies in a second depends on its instructions and on the
+kind of products: in float, in 8 bits as whole matrices, or by blocks that are unpacked first.
+The rest of a run (attention, norms, activations) is float work, and scales as such.
 
 So a machine like this one gets what was measured, a machine with twice the cores up to twice
 that, and one without VNNI less of what 8 bits gain here. It ranks formats; times may be off by a
-factor of `OFF_BY`. The rates of `x86-64-v4-vnni` were measured (docs/guides/compiling.md);
-the others follow from instructions a cycle at usual clocks, and were checked on no such machine.
+factor of two. The rates of `x86-64-v4-vnni` were measured on a machine whose two hardware
+threads share a core; the others follow from instructions a cycle at usual clocks, and were checked
+on no such machine.
 
 Limit: quality is that of this machine's kernels. A plan with 8-bit weights that uses all 8 bits
 saturates where there is no VNNI, so plans for such targets spare a bit, and that plan is judged.
@@ -37,15 +38,13 @@ from compiler.tune.bench import Bench
 from compiler.tune.candidate import Candidate, Speed
 from compiler.tune.predict import OVERLAP, Predictor
 
-# By how much a predicted time may be off, either way.
-OFF_BY: Final = 2.0
 # 10^9 products a second and core: in float, in 8 bits, by blocks.
 _RATES: Final[Mapping[str | None, tuple[float, float, float]]] = MappingProxyType(
     {
         None: (6.0, 6.0, 4.0),
         "x86-64-v2": (10.0, 14.0, 8.0),
         "x86-64-v3": (40.0, 55.0, 30.0),
-        "x86-64-v4-vnni": (43.0, 190.0, 64.0),
+        "x86-64-v4-vnni": (50.0, 190.0, 64.0),
         "armv8.2-dotprod": (16.0, 50.0, 25.0),
         "armv8.6-i8mm": (25.0, 110.0, 50.0),
     }
@@ -54,7 +53,7 @@ _RATES: Final[Mapping[str | None, tuple[float, float, float]]] = MappingProxyTyp
 _TILES: Final = "amx_int8"
 _TILES_GAIN: Final = 2.5
 # Less of a run than this is not worth another core: handing it out takes as long.
-_LEAST_SHARE: Final = 20e6
+_LEAST_SHARE: Final = 100e6
 _FLOAT_BYTES: Final = 4.0
 _FLOAT, _WHOLE, _BLOCKWISE = range(3)
 
@@ -98,15 +97,22 @@ def work_of(shapes: Mapping[str, tuple[int, int]], uses: Sequence[str], plan: On
     return Work((products[0], products[1], products[2]), size)
 
 
-def step_seconds(work: Work, target: Target, tokens: int) -> float:
-    """Return what a run over so many tokens takes by the model, in seconds."""
+def products_seconds(work: Work, target: Target, tokens: int) -> float:
+    """Return what the products of a run over so many tokens take by the model, in seconds."""
     plain, whole, blockwise = _RATES[target.level]
     whole *= _TILES_GAIN if _TILES in target.instructions else 1.0
     times = zip(work.products, (plain, whole, blockwise), strict=True)
     one_core = tokens * sum(count / (rate * 1e9) for count, rate in times)
-    worth = max(1.0, tokens * sum(work.products) / _LEAST_SHARE)
     reading = work.matrix_bytes / (target.bandwidth_gb_s * 1e9 * OVERLAP)
-    return max(one_core / min(target.cores, worth), reading)
+    return max(one_core / _useful_cores(work, target, tokens), reading)
+
+
+def _useful_cores(work: Work, target: Target, tokens: int) -> float:
+    return min(target.cores, max(1.0, tokens * sum(work.products) / _LEAST_SHARE))
+
+
+def _float_rate(work: Work, target: Target, tokens: int) -> float:
+    return _RATES[target.level][_FLOAT] * _useful_cores(work, target, tokens)
 
 
 def scaled(speed: Speed, work: Work, here: Target, there: Target) -> Speed:
@@ -121,8 +127,13 @@ def scaled(speed: Speed, work: Work, here: Target, there: Target) -> Speed:
     rates = {}
     for name, rate in speed.rates.items():
         batch, length = map(int, name.partition("@")[2].split("x"))
-        tokens = batch * length
-        rates[name] = rate * step_seconds(work, here, tokens) / step_seconds(work, there, tokens)
+        tokens, measured = batch * length, batch / rate
+        modelled = products_seconds(work, here, tokens)
+        # A run may be faster than the model has it; then it is all products.
+        share = min(1.0, measured / modelled)
+        rest = measured - share * modelled
+        slower = _float_rate(work, here, tokens) / _float_rate(work, there, tokens)
+        rates[name] = batch / (share * products_seconds(work, there, tokens) + rest * slower)
     return replace(speed, rates=rates, load_seconds=None, predicted=True)
 
 

@@ -19,7 +19,7 @@ from compiler.onnx_quantize.plan import (
 from compiler.targets.choosing import named_targets
 from compiler.targets.target import Target
 from compiler.tune.candidate import Speed
-from compiler.tune.onnx_predict import Work, scaled, step_seconds, work_of
+from compiler.tune.onnx_predict import Work, products_seconds, scaled, work_of
 
 # MiniLM: six layers of four 384 x 384 and two 384 x 1536 matrices.
 SHAPES = {f"{layer}.{n}": (384, 384 if n < 4 else 1536) for layer in range(6) for n in range(6)}
@@ -85,6 +85,14 @@ def test_8_bits_gain_less_without_vnni_and_more_with_tiles() -> None:
     assert gain(replace(VNNI, features=("amx_int8",))) > 6.0
 
 
+def test_what_is_no_product_scales_with_float_work() -> None:
+    work = work_of(SHAPES, USES, DYNAMIC)
+    slow = {"encode@32x128": 1.0}
+    rates = scaled(Speed(slow), work, VNNI, replace(AVX2, bandwidth_gb_s=1000.0)).rates
+    # Thirty-two seconds, of which products are a twentieth of one.
+    assert rates["encode@32x128"] == pytest.approx(40 / 50, rel=0.01)
+
+
 def test_tensors_left_in_float_are_multiplied_in_float() -> None:
     half = tuple(sorted(name for name in SHAPES if name[0] in "012"))
     mixed = work_of(SHAPES, USES, replace(DYNAMIC, excluded=half))
@@ -95,8 +103,8 @@ def test_tensors_left_in_float_are_multiplied_in_float() -> None:
 
 def test_a_graph_without_matrices_scales_with_a_core() -> None:
     work = work_of({}, (), DYNAMIC)
-    assert step_seconds(work, AVX2, 1) > step_seconds(work, VNNI, 1) > 0
-    assert step_seconds(work, VNNI, 1) == step_seconds(work, replace(VNNI, cores=64), 1)
+    assert products_seconds(work, AVX2, 1) > products_seconds(work, VNNI, 1) > 0
+    assert products_seconds(work, VNNI, 1) == products_seconds(work, replace(VNNI, cores=64), 1)
 
 
 def test_what_is_scaled_is_marked_and_says_nothing_of_loading() -> None:
@@ -113,4 +121,6 @@ def test_no_machine_is_slower_for_more_of_anything(cores: int, gb_s: float, name
     for plan in PLANS:
         work = work_of(SHAPES, USES, plan)
         for tokens in (1, 16, 512, 4096):
-            assert 0 < step_seconds(work, better, tokens) <= step_seconds(work, target, tokens)
+            assert (
+                0 < products_seconds(work, better, tokens) <= products_seconds(work, target, tokens)
+            )
