@@ -39,11 +39,11 @@ from compiler.tune.candidate import Candidate, Speed
 from compiler.tune.predict import OVERLAP, Predictor
 
 # 10^9 products a second and core: in float, in 8 bits, by blocks.
-_RATES: Final[Mapping[str | None, tuple[float, float, float]]] = MappingProxyType(
+RATES: Final[Mapping[str | None, tuple[float, float, float]]] = MappingProxyType(
     {
         None: (6.0, 6.0, 4.0),
-        "x86-64-v2": (10.0, 14.0, 8.0),
-        "x86-64-v3": (40.0, 55.0, 30.0),
+        "x86-64-v2": (10.0, 20.0, 8.0),
+        "x86-64-v3": (40.0, 70.0, 30.0),
         "x86-64-v4-vnni": (50.0, 190.0, 64.0),
         "armv8.2-dotprod": (16.0, 50.0, 25.0),
         "armv8.6-i8mm": (25.0, 110.0, 50.0),
@@ -51,7 +51,7 @@ _RATES: Final[Mapping[str | None, tuple[float, float, float]]] = MappingProxyTyp
 )
 # Tiles multiply far more bytes in a cycle; kernels reach a part of it.
 _TILES: Final = "amx_int8"
-_TILES_GAIN: Final = 2.5
+TILES_GAIN: Final = 2.5
 # Less of a run than this is not worth another core: handing it out takes as long.
 _LEAST_SHARE: Final = 100e6
 _FLOAT_BYTES: Final = 4.0
@@ -99,8 +99,8 @@ def work_of(shapes: Mapping[str, tuple[int, int]], uses: Sequence[str], plan: On
 
 def products_seconds(work: Work, target: Target, tokens: int) -> float:
     """Return what the products of a run over so many tokens take by the model, in seconds."""
-    plain, whole, blockwise = _RATES[target.level]
-    whole *= _TILES_GAIN if _TILES in target.instructions else 1.0
+    plain, whole, blockwise = RATES[target.level]
+    whole *= TILES_GAIN if _TILES in target.instructions else 1.0
     times = zip(work.products, (plain, whole, blockwise), strict=True)
     one_core = tokens * sum(count / (rate * 1e9) for count, rate in times)
     reading = work.matrix_bytes / (target.bandwidth_gb_s * 1e9 * OVERLAP)
@@ -112,7 +112,7 @@ def _useful_cores(work: Work, target: Target, tokens: int) -> float:
 
 
 def _float_rate(work: Work, target: Target, tokens: int) -> float:
-    return _RATES[target.level][_FLOAT] * _useful_cores(work, target, tokens)
+    return RATES[target.level][_FLOAT] * _useful_cores(work, target, tokens)
 
 
 def scaled(speed: Speed, work: Work, here: Target, there: Target) -> Speed:

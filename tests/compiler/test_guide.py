@@ -13,6 +13,7 @@ from casemate.cli.registry import COMMANDS
 from compiler.bundling.formats import named_plan
 from compiler.commands.options import DEFAULT_QUALITY, QUALITIES
 from compiler.targets.choosing import named_targets
+from compiler.tune.onnx_predict import RATES, TILES_GAIN
 from compiler.tune.promise import QUALITIES as PROMISES
 from security.bundle.manifest import LLAMA_CPP, ONNXRUNTIME
 
@@ -78,3 +79,10 @@ def test_targets_and_formats_exist() -> None:
 def test_links_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", GUIDE):
         assert (ROOT / "docs/guides" / link).exists(), link
+
+
+def test_the_rates_of_predictions_are_those_of_the_model() -> None:
+    for level, (plain, whole, blockwise) in RATES.items():
+        name = "none" if level is None else f"`{level}`"
+        tiles = f"; with `amx_int8` {whole * TILES_GAIN:g}" if level == "x86-64-v4-vnni" else ""
+        assert f"| {name} | {plain:g} | {whole:g}{tiles} | {blockwise:g} |" in GUIDE
