@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.bundling.attesting import digest_of
 from compiler.bundling.copying import write_file
 from compiler.bundling.plan import Plan, Report
 from compiler.bundling.probes import record_probes
 from compiler.bundling.request import CreateRequest, manifest_of
 from compiler.errors import SourceError
+from compiler.files import digest_of
 from security.bundle.attestations import privacy_claim
 from security.bundle.manifest import (
     MANIFEST_NAME,

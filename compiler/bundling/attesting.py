@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from compiler.errors import SourceError
-from compiler.files import read_bytes
+from compiler.files import digest_of, read_bytes
 from security.bundle.attestations import (
     MAX_ATTESTATION_BYTES,
     PRIVACY_NAME,
@@ -44,7 +44,6 @@ RECORD_NAME: Final = "training.json"
 _RECORD_FORMAT: Final = "casemate.training/1"
 _MAX_RECORD_BYTES: Final = MAX_ATTESTATION_BYTES - (1 << 20)
 _MAX_RECORD_DEPTH: Final = 6
-_CHUNK_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +102,6 @@ def read_records(weights: Path) -> Records | None:
             raise SourceError(f"{privacy_file}: there is no {RECORD_NAME} beside it")
         privacy = _privacy(privacy_file, digest, hashlib.sha256(canonical(training)).hexdigest())
     return Records(weights, digest, training, privacy)
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal.
-
-    Raises:
-        SourceError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def _object(path: Path, max_bytes: int, max_depth: int) -> dict[str, JsonValue]:

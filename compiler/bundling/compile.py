@@ -37,7 +37,7 @@ from compiler.bundling.tuned import Tuning, tuned_form
 from compiler.bundling.workfolder import work_folder
 from compiler.progress import Progress, part
 from compiler.report.statement import statement
-from compiler.source.read import read_source
+from compiler.source.read import read_source, require_unchanged
 from compiler.source.source import Source
 from compiler.targets.target import Target
 from compiler.tune.promise import Promise
@@ -107,6 +107,8 @@ def compile_bundle(request: CompileRequest, progress: Progress) -> Compiled:
         plan = plan_source(source, work, report, asked.task, converter=asked.converter)
         plan = carried(plan, texts, public_texts=request.public_texts)
         reference = make_reference(plan, texts, work, part(progress, 0.02, _EXPORTED))
+        # What follows is made of the reference alone.
+        require_unchanged(source)
         forms = _forms(request, reference, texts, work, part(progress, _EXPORTED, _FORMED))
         variants = arrange(forms)
         created = _assemble(

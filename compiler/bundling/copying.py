@@ -1,7 +1,8 @@
-"""Copy a model file into a new bundle, with its progress told."""
+"""Copy a model file into a new bundle, with its progress told and its digest looked at."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,11 +12,17 @@ from compiler.errors import SourceError
 _CHUNK_BYTES = 8 << 20
 
 
-def copy_file(source: Path, target: Path, report: Report) -> None:
+def copy_file(source: Path, target: Path, report: Report, *, sha256: str | None = None) -> None:
     """Copy `source` to the new file `target` and flush it.
 
+    Args:
+        source: the file.
+        target: the copy; nobody may use it after an error.
+        report: is told how far it is.
+        sha256: digest that the file must have; None takes any.
+
     Raises:
-        SourceError: the source cannot be read.
+        SourceError: the source cannot be read, or has another digest.
         OSError: the target cannot be written, for instance because the disk is full.
     """
     try:
@@ -24,13 +31,16 @@ def copy_file(source: Path, target: Path, report: Report) -> None:
         raise SourceError(f"{source}: cannot be read: {error.strerror}") from error
     with reading, target.open("xb") as writing:
         size = os.fstat(reading.fileno()).st_size
-        done = 0
+        done, digest = 0, hashlib.sha256()
         while chunk := reading.read(_CHUNK_BYTES):
             writing.write(chunk)
+            digest.update(chunk)
             done += len(chunk)
             report(f"copying {source.name}: {100 * done // max(size, 1)}%")
         writing.flush()
         os.fsync(writing.fileno())
+    if sha256 not in (None, digest.hexdigest()):
+        raise SourceError(f"{source}: changed while it was compiled; start again")
 
 
 def write_file(target: Path, data: bytes) -> None:

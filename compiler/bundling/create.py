@@ -6,6 +6,7 @@ shares everything else: what a source is, how it is exported, and how a bundle i
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from compiler.bundling.assemble import (
@@ -18,7 +19,7 @@ from compiler.bundling.assemble import (
 from compiler.bundling.plan import Report
 from compiler.bundling.request import CreateRequest
 from compiler.bundling.sources import plan_source
-from compiler.source.read import read_source
+from compiler.source.read import read_source, require_unchanged
 
 __all__ = ["CreateRequest", "CreatedBundle", "create_bundle"]
 
@@ -43,5 +44,9 @@ def create_bundle(request: CreateRequest, report: Report) -> CreatedBundle:
     # Exports lie beside the bundle: on a disk that has room for it.
     with partial_folder(request.output) as work:
         plan = plan_source(source, work, report, request.task, converter=request.converter)
-        variant = VariantSource(VARIANT_ID, plan.write_model)
-        return assemble(request, plan, [variant], report)
+
+        def write(target: Path, report: Report) -> None:
+            plan.write_model(target, report)
+            require_unchanged(source)
+
+        return assemble(request, plan, [VariantSource(VARIANT_ID, write)], report)

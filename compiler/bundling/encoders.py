@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.bundling.attesting import read_records
 from compiler.bundling.inspect import inspect_onnx
 from compiler.bundling.plan import Plan, Report
+from compiler.bundling.tokenizing import open_tokenizer
 from compiler.encoder.bert import (
     CONFIG_FILE,
     BertConfig,
@@ -213,7 +214,7 @@ def _pooling(folder: Path, module: dict[str, Any]) -> str:
     # A plain folder name: the path comes from the model and must not lead out of it.
     if not isinstance(place, str) or Path(place).name != place or place in ("", ".", ".."):
         raise SourceError(f"{folder / _MODULES_FILE}: the pooling module has no plain path")
-    settings = Settings(folder / place / CONFIG_FILE)
+    settings = Settings(folder / place / CONFIG_FILE, folder)
     modes = {
         "mean": settings.get("pooling_mode_mean_tokens", bool, False),
         "cls": settings.get("pooling_mode_cls_token", bool, False),
@@ -249,15 +250,9 @@ def read_tokenizer(folder: Path, vocabulary: int) -> bytes:
     Raises:
         SourceError: missing, not readable, or larger than the model's vocabulary.
     """
-    from tokenizers import Tokenizer
-
     path = folder / TOKENIZER_FILE
     data = read_bytes(path, MAX_TOKENIZER_BYTES)
-    try:
-        tokenizer = Tokenizer.from_str(data.decode())
-    # The tokenizers library raises nothing narrower.
-    except Exception as error:
-        raise SourceError(f"{path}: is not a tokenizer that can be read: {error}") from error
+    tokenizer = open_tokenizer(data, path)
     ids = tokenizer.get_vocab(with_added_tokens=True).values()
     if vocabulary and max(ids, default=0) >= vocabulary:
         raise SourceError(f"{path}: has tokens beyond the model's vocabulary of {vocabulary}")

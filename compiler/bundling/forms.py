@@ -24,6 +24,7 @@ from typing import Final
 
 from compiler.bundling.formats import Plan, exact_anywhere, named_plan, quantize
 from compiler.bundling.judging import judge
+from compiler.bundling.keeping import is_kept, keep
 from compiler.bundling.mixed import mixed_form
 from compiler.bundling.reference import Reference
 from compiler.errors import PromiseError, QuantizationError
@@ -150,7 +151,8 @@ def _spared(
 
 def _make(reference: Reference, out: Path, plan: Plan, progress: Progress) -> None:
     """Quantize the reference, unless that was done before the work was cut short."""
-    if not out.exists():
+    if not is_kept(out):
+        out.unlink(missing_ok=True)
         quantize(
             reference.path,
             out,
@@ -159,6 +161,7 @@ def _make(reference: Reference, out: Path, plan: Plan, progress: Progress) -> No
             threads=len(os.sched_getaffinity(0)),
             progress=progress,
         )
+        keep(out)
 
 
 def _default(reference: Reference) -> str:

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.bundling.keeping import is_kept, keep
 from compiler.bundling.reference import Reference
 from compiler.progress import Progress, part
 from compiler.tune.candidate import Quality
@@ -91,7 +92,10 @@ def _judge_gguf(
     threads = len(os.sched_getaffinity(0))
     window = min(_WINDOW, reference.plan.context_tokens)
     kept = work / "quality.json"
-    if not kept.exists():
+    answers = kept.with_name(f"{kept.name}.f16")
+    if not (is_kept(kept) and is_kept(answers)):
+        kept.unlink(missing_ok=True)
+        answers.unlink(missing_ok=True)
         tokens = tokenize(reference.path, texts)
         make_reference(
             reference.path,
@@ -102,6 +106,8 @@ def _judge_gguf(
             threads=threads,
             progress=part(progress, 0.0, 0.5),
         )
+        keep(kept)
+        keep(answers)
     seen = compare(path, kept, threads=threads, progress=part(progress, 0.5, 1.0))
     return Quality(
         seen.tokens,

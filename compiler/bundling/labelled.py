@@ -31,7 +31,7 @@ from compiler.bundling.texts import (
     read_texts,
 )
 from compiler.errors import QuantizationError, SourceError
-from compiler.files import read_text
+from compiler.files import ANYWHERE, read_text
 
 _TEXT: Final = ("text", "sentence")
 _LABEL: Final = "label"
@@ -44,7 +44,7 @@ def read_labelled(path: Path) -> Texts:
         SourceError: missing, too large, of another kind, or a line has no text or no label.
         QuantizationError: fewer than MIN_LINES texts.
     """
-    content = read_text(path, MAX_BYTES)
+    content = read_text(path, MAX_BYTES, ANYWHERE)
     readers = {".tsv": _tsv, ".csv": _csv, ".jsonl": _jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -144,4 +144,9 @@ def _jsonl(path: Path, content: str) -> Iterator[tuple[int, str, str]]:
         label = value.get(_LABEL)
         if not isinstance(text, str) or isinstance(label, bool) or not isinstance(label, str | int):
             raise SourceError(f"{path}:{number}: needs a text and its label")
+        try:
+            f"{text}{label}".encode()
+        except UnicodeEncodeError:
+            # JSON can escape half of a surrogate pair; no text holds one.
+            raise SourceError(f"{path}:{number}: holds what is no Unicode text") from None
         yield number, text, str(label)

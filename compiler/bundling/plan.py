@@ -32,6 +32,8 @@ class Plan:
         records: where the weights come from and what they reveal, if they say so.
         export: how the model file is made here of weights; None where it is not.
         note: what is not carried over into the bundle, for a person; or None.
+        sha256: digest of the file that `write_model` writes, where it is one of the source's
+            own, copied as it is; None where it is made here.
     """
 
     task: str
@@ -47,3 +49,4 @@ class Plan:
     records: Records | None = None
     export: Export | None = None
     note: str | None = None
+    sha256: str | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from compiler.bundling.copying import write_file
+from compiler.bundling.keeping import is_kept, keep
 from compiler.bundling.labelled import label_numbers
 from compiler.bundling.plan import Plan
 from compiler.bundling.texts import Texts
@@ -62,24 +63,27 @@ def make_reference(plan: Plan, texts: Texts, work: Path, progress: Progress) -> 
     tokenizer, feeds = None, _inputs(plan, texts, work)
     if plan.tokenizer is not None:
         tokenizer = work / "tokenizer.json"
-    if not path.exists():
+    if not is_kept(path):
+        path.unlink(missing_ok=True)
         optimize_onnx(
             exported,
             path,
             check=feeds[:_CHECKED_BATCHES],
             report=labels(part(progress, 0.4, 1.0), 10),
         )
+        keep(path)
     return Reference(path, plan, tokenizer, tuple(feeds), classes)
 
 
 def _write(plan: Plan, path: Path, work: Path, progress: Progress) -> None:
     """Have the model written beside its name, then renamed: what has its name is whole."""
-    if path.exists():
+    if is_kept(path, plan.sha256):
         return
     beside = work / f"{path.name}.partial"
     beside.unlink(missing_ok=True)
     plan.write_model(beside, lambda label: progress(label, 0.0))
-    beside.rename(path)
+    beside.replace(path)
+    keep(path)
 
 
 def _inputs(plan: Plan, texts: Texts, work: Path) -> list[Feeds]:
@@ -89,7 +93,8 @@ def _inputs(plan: Plan, texts: Texts, work: Path) -> list[Feeds]:
     from compiler.onnx_measure.outputs import encode_texts
 
     tokenizer = work / "tokenizer.json"
-    if not tokenizer.exists():
-        write_file(tokenizer, plan.tokenizer)
+    # Small, so written anew each time: what was taken up is then the plan's in any case.
+    tokenizer.unlink(missing_ok=True)
+    write_file(tokenizer, plan.tokenizer)
     most = min(plan.context_tokens, MAX_TOKENS)
     return list(encode_texts(tokenizer, texts.lines, batch=_BATCH, max_tokens=most))

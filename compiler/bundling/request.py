@@ -11,7 +11,7 @@ from typing import Final
 
 from compiler.bundling.plan import Plan
 from compiler.errors import SourceError
-from compiler.files import read_text
+from compiler.files import ANYWHERE, read_text
 from security.bundle.manifest import (
     MAX_TEXT_CHARS,
     BundleLimits,
@@ -91,12 +91,12 @@ def _context(request: CreateRequest, plan: Plan) -> int:
 def _license(request: CreateRequest, plan: Plan) -> str | None:
     if request.license_file is None:
         return plan.license
-    return read_text(request.license_file, _MAX_TEXT_BYTES)
+    return read_text(request.license_file, _MAX_TEXT_BYTES, ANYWHERE)
 
 
 def _chat_template(request: CreateRequest, plan: Plan) -> str | None:
     if request.chat_template_file is not None:
-        return read_text(request.chat_template_file, _MAX_TEXT_BYTES)
+        return read_text(request.chat_template_file, _MAX_TEXT_BYTES, ANYWHERE)
     if not request.chat_template_from_source:
         return None
     if plan.chat_template is None:

@@ -28,6 +28,7 @@ from compiler.bundling.copying import copy_file
 from compiler.bundling.encoders import plan_bert, plan_onnx_encoder
 from compiler.bundling.exported import Export, keep_export, kept_export
 from compiler.bundling.inspect import inspect_gguf, inspect_onnx
+from compiler.bundling.keeping import is_kept, keep
 from compiler.bundling.plan import Plan, Report
 from compiler.encoder.bert import CONFIG_FILE
 from compiler.errors import SourceError
@@ -159,12 +160,13 @@ def _plan_decoder(source: Source, work: Path, report: Report, converter: Path | 
     from compiler.gguf_export.export import export_gguf
 
     model, facts = work / "model.gguf", work / "export.json"
-    export = kept_export(facts) if model.exists() else None
+    export = kept_export(facts) if is_kept(model) else None
     if export is None:
         model.unlink(missing_ok=True)
         made = export_gguf(source.path, model, dtype="f16", report=report, converter=converter)
         export = Export.of_gguf(made)
         keep_export(facts, export)
+        keep(model)
     return replace(_plan_gguf(model, source), records=_records(source), export=export)
 
 
@@ -196,8 +198,10 @@ def _records(source: Source) -> Records | None:
 def _plan_gguf(model: Path, source: Source) -> Plan:
     summary = inspect_gguf(model)
 
+    own = _own_digest(model, source)
+
     def write(target: Path, report: Report) -> None:
-        copy_file(model, target, report)
+        copy_file(model, target, report, sha256=own)
 
     template = summary.chat_template
     config = source.folder / "tokenizer_config.json"
@@ -208,6 +212,7 @@ def _plan_gguf(model: Path, source: Source) -> Plan:
         backend=LLAMA_CPP,
         origin=source.path,
         write_model=write,
+        sha256=own,
         context_tokens=summary.context_tokens,
         special_tokens=SpecialTokens(bos=summary.bos, eos=summary.eos),
         chat_template=template,
@@ -217,11 +222,19 @@ def _plan_gguf(model: Path, source: Source) -> Plan:
 
 def _plan_tensor(model: Path, source: Source) -> Plan:
     inspect_onnx(model)
+    own = _own_digest(model, source)
 
     def write(target: Path, report: Report) -> None:
-        copy_file(model, target, report)
+        copy_file(model, target, report, sha256=own)
 
-    return Plan(TENSOR, ONNXRUNTIME, source.path, write, context_tokens=0)
+    return Plan(TENSOR, ONNXRUNTIME, source.path, write, context_tokens=0, sha256=own)
+
+
+def _own_digest(model: Path, source: Source) -> str | None:
+    """Return the digest of a model file that is the source's own; None for an export."""
+    if model != source.model:
+        return None
+    return source.digests[model.relative_to(source.folder).as_posix()]
 
 
 def _plan_bundle(source: Source) -> Plan:
@@ -232,15 +245,17 @@ def _plan_bundle(source: Source) -> Plan:
         if manifest.tokenizer is not None:
             tokenizer = opened.files[TOKENIZER_FILE].read()
     model = source.path / manifest.variants[0].file
+    own = _own_digest(model, source)
 
     def write(target: Path, report: Report) -> None:
-        copy_file(model, target, report)
+        copy_file(model, target, report, sha256=own)
 
     return Plan(
         task=manifest.task,
         backend=manifest.variants[0].backend,
         origin=source.path,
         write_model=write,
+        sha256=own,
         context_tokens=manifest.limits.context_tokens,
         tokenizer=tokenizer,
         special_tokens=manifest.special_tokens,

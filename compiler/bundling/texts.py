@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from compiler.errors import QuantizationError
-from compiler.files import read_text
+from compiler.files import ANYWHERE, read_text
 
 MAX_BYTES: Final = 64 << 20
 MIN_LINES: Final = 8
@@ -66,7 +66,7 @@ def read_texts(path: Path) -> Texts:
         SourceError: missing, too large, or not UTF-8.
         QuantizationError: fewer than MIN_LINES texts.
     """
-    text = read_text(path, MAX_BYTES)
+    text = read_text(path, MAX_BYTES, ANYWHERE)
     lines = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(lines) < MIN_LINES:
         raise QuantizationError(

@@ -20,7 +20,7 @@ from compiler.progress import Progress, part
 from compiler.report.page import write_page
 from compiler.report.picture import write_picture
 from compiler.report.record import encode_record
-from compiler.source.read import read_source
+from compiler.source.read import read_source, require_unchanged
 from compiler.targets.target import Target
 from compiler.tune.promise import Promise
 from security.bundle.manifest import MODEL_FILES
@@ -77,6 +77,8 @@ def tune_source(wanted: SearchFor, progress: Progress) -> Form:
             source, work, lambda label: progress(label, 0.0), converter=wanted.converter
         )
         reference = make_reference(plan, texts, work, part(progress, 0.0, 0.1))
+        # What follows is made of the reference alone.
+        require_unchanged(source)
         form = tuned_form(
             reference,
             wanted.target,

@@ -22,7 +22,8 @@ from compiler.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from compiler.bundling.compile import Compiled, CompiledVariant, CompileRequest
+    from compiler.bundling.arranging import CompiledVariant
+    from compiler.bundling.compile import Compiled, CompileRequest
     from compiler.bundling.forms import Form
 
 

@@ -35,6 +35,7 @@ from compiler.gguf_export.convert_process import NOT_ISOLATED
 from compiler.gguf_export.pieces import TokenizerContent
 from compiler.gguf_export.specials import Specials
 from compiler.gguf_export.vocabulary import Vocabulary
+from compiler.source.listing import model_files
 from compiler.weights.reading import open_weights
 
 SCRIPT_NAME: Final = "convert_hf_to_gguf.py"
@@ -45,8 +46,6 @@ _LAUNCHER: Final = Path(__file__).with_name("convert_launch.py")
 _BASE_MEMORY_BYTES: Final = 4 << 30
 _GIT_SECONDS: Final = 10
 _MAX_VERSION_CHARS: Final = 200
-# What a converter may see of a model: no code (.py) and nothing that is unpickled.
-_SEEN: Final = (".json", ".safetensors", ".model", ".txt", ".jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +165,17 @@ def convert(
         # Always of this name, which it writes into the file.
         staged = Path(place) / "model"
         staged.mkdir()
-        for path in sorted(source.iterdir()):
-            if path.is_file() and path.suffix in _SEEN:
-                (staged / path.name).symlink_to(path.resolve())
+        for name in model_files(source):
+            # Of a module's folder it has no use.
+            if "/" not in name:
+                (staged / name).symlink_to((source / name).resolve())
         words = [str(tool.script), str(staged), "--outfile", str(out.absolute())]
         if pre is not None:
             words = [str(_LAUNCHER), pre, *words]
         ended = run_program(
             [
                 sys.executable,
+                "-P",
                 "-m",
                 _MODULE,
                 str(os.getpid()),

@@ -28,10 +28,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compiler.bundling.attesting import digest_of
 from compiler.bundling.inspect import inspect_gguf
 from compiler.bundling.plan import Report
 from compiler.errors import SourceError
+from compiler.files import digest_of
 from compiler.gguf_export.configuration import Configuration
 from compiler.gguf_export.converter import Converter, convert, find_converter, read_converted
 from compiler.gguf_export.families import family_of, is_exported

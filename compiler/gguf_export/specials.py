@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
+from compiler.bundling.tokenizing import refused
 from compiler.errors import SourceError
 from compiler.files import Settings, read_text
 from compiler.gguf_export.configuration import Configuration
@@ -24,6 +25,7 @@ from compiler.gguf_export.configuration import Configuration
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
 GENERATION_FILE: Final = "generation_config.json"
 TEMPLATE_FILE: Final = "chat_template.jinja"
+_MOST_TOKENS: Final = 1 << 22
 # Setting of transformers, without "_token", to the key of GGUF, without "_token_id".
 _ROLES: Final = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
 
@@ -88,9 +90,20 @@ def _stated(settings: Settings | None, tokenizer: Tokenizer, role: str) -> int |
 
 
 def _numbered(config: Configuration, role: str) -> int | None:
-    value: Any = config.raw(f"{role}_token_id")
+    name = f"{role}_token_id"
+    value: Any = config.raw(name)
     first = value[0] if isinstance(value, list) and value else value
-    return first if type(first) is int and first >= 0 else None
+    return _token(first, config, config.path, name)
+
+
+def _token(value: object, config: Configuration, path: Path, name: str) -> int | None:
+    """Return a number of a token; None where there is none, which some write as -1."""
+    if type(value) is not int or value < 0:
+        return None
+    rows = config.optional_count("vocab_size", _MOST_TOKENS) or _MOST_TOKENS
+    if value >= rows:
+        raise SourceError(f"{path}: {name} is beyond the model's {rows} tokens")
+    return value
 
 
 def _ends(folder: Path, config: Configuration) -> list[int]:
@@ -100,13 +113,15 @@ def _ends(folder: Path, config: Configuration) -> list[int]:
     if stated is None:
         stated = config.raw("eos_token_id")
     numbers = stated if isinstance(stated, list) else [stated]
-    return [number for number in numbers if type(number) is int and number >= 0]
+    found = [_token(number, config, path, "eos_token_id") for number in numbers]
+    return [number for number in found if number is not None]
 
 
 def _frame(tokenizer: Tokenizer, folder: Path) -> tuple[list[int], list[int]]:
     """Return the ids that the tokenizer puts before and behind a text."""
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    framed = tokenizer.encode("a", add_special_tokens=True).ids
+    with refused(folder, "its tokenizer makes no tokens of the letter a"):
+        bare = tokenizer.encode("a", add_special_tokens=False).ids
+        framed = tokenizer.encode("a", add_special_tokens=True).ids
     for begin in range(len(framed) - len(bare) + 1):
         if framed[begin : begin + len(bare)] == bare:
             return framed[:begin], framed[begin + len(bare) :]

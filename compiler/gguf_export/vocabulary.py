@@ -20,6 +20,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from compiler.bundling.encoders import TOKENIZER_FILE, read_tokenizer
+from compiler.bundling.tokenizing import open_tokenizer
 from compiler.errors import SourceError
 from compiler.files import MAX_TOKENIZER_BYTES, read_json
 from compiler.gguf_export import bytelevel, characters, sentencepiece
@@ -125,7 +126,7 @@ def load_tokenizer(folder: Path, rows: int) -> tuple[Tokenizer, TokenizerContent
     if not path.is_file():
         raise SourceError(f"{folder}: has no {TOKENIZER_FILE}; a GGUF carries its tokenizer")
     data = read_tokenizer(folder, rows)
-    tokenizer = Tokenizer.from_str(data.decode())
+    tokenizer = open_tokenizer(data, path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer, TokenizerContent(path, data)

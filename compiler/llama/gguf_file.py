@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import SourceError
-from compiler.files import open_regular
+from compiler.files import ANYWHERE, open_regular
 from security.preparse.gguf import DEFAULT_ALIGNMENT_BYTES, DEFAULT_LIMITS, check_gguf
 from security.preparse.gguf_types import TENSOR_TYPES
 from security.preparse.gguf_wire import Header, Scalar, read_header
@@ -126,7 +126,7 @@ def check_file(path: Path) -> GgufSummary:
         SourceError: it cannot be opened.
         UnsafeModelError: the pre-parser refuses it.
     """
-    with open_regular(path) as file:
+    with open_regular(path, ANYWHERE) as file:
         return check_gguf(file.fileno(), os.fstat(file.fileno()).st_size)
 
 
@@ -138,7 +138,7 @@ def open_gguf(path: Path) -> Iterator[GgufFile]:
         SourceError: it cannot be opened.
         UnsafeModelError: the pre-parser refuses it.
     """
-    with open_regular(path) as file:
+    with open_regular(path, ANYWHERE) as file:
         size = os.fstat(file.fileno()).st_size
         summary = check_gguf(file.fileno(), size)
         data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)

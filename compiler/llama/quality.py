@@ -27,6 +27,7 @@ from compiler.llama.files import beside
 from compiler.llama.gguf_file import check_file
 from compiler.llama.job import DEFAULT_SECONDS, run_job
 from compiler.progress import Progress, silent
+from security.files import create_exclusive
 
 WINDOW: Final = 512
 WINDOWS: Final = 3
@@ -95,10 +96,12 @@ def make_reference(
         )
     check_file(gguf)
     with beside(out) as head, beside(_data_path(out)) as data:
+        # What a model answers to a text, and its tokens, are as private as the text.
+        create_exclusive(data, b"")
         arguments = _arguments(gguf, used, window, threads) | {"out": str(data)}
         answer = run_job("logits", arguments, seconds=seconds, threads=threads, progress=progress)
         value = answer | {"format": _FORMAT, "tokens": used, "window": window}
-        head.write_text(json.dumps(value, sort_keys=True), encoding="ascii")
+        create_exclusive(head, json.dumps(value, sort_keys=True).encode("ascii"))
     return out
 
 

@@ -28,6 +28,7 @@ from onnx import ModelProto
 from casemate import __version__
 from compiler.bundling.plan import Report
 from compiler.errors import SourceError
+from compiler.files import Settings
 from compiler.onnx_export.convolution import convolution_graph
 from compiler.onnx_export.embeddings import embeddings_graph
 from compiler.onnx_export.graph import OPSET, OPSETS
@@ -189,10 +190,19 @@ def _job(model: ModelFolder, work: Path, *, cache: bool, opset: int) -> Job:
     files = [file.path for file in model.weights.files]
     for path in (*files, *model.folder.glob(INDEX_FILE)):
         (stage / path.name).symlink_to(path.resolve())
-    added = int(model.config.get("added_task_layers", 0))
+    added = Settings(model.path).get("added_task_layers", int, 0)
     finish = _finish(model, added)
     task = "feature-extraction" if finish is not None else model.task
-    return Job(stage, output, task, cache, opset, 0 if finish is not None else added, finish)
+    return Job(
+        stage,
+        model.folder,
+        output,
+        task,
+        cache,
+        opset,
+        0 if finish is not None else added,
+        finish,
+    )
 
 
 def _finish(model: ModelFolder, added: int) -> Finish | None:

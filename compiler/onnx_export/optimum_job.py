@@ -44,7 +44,8 @@ class Job:
     """What the process is to do.
 
     Attributes:
-        folder: with config.json and the weights, and nothing else.
+        folder: with config.json and links to the weights, and nothing else.
+        weights: the folder of the weights themselves.
         output: an empty folder for the graphs.
         task: in optimum's words, without "-with-past".
         cache: whether the graphs take and give keys and values.
@@ -54,6 +55,7 @@ class Job:
     """
 
     folder: Path
+    weights: Path
     output: Path
     task: str
     cache: bool
@@ -63,8 +65,8 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        places = {"folder": str(self.folder.absolute()), "output": str(self.output.absolute())}
-        return asdict(self) | places
+        places = {"folder": self.folder, "weights": self.weights, "output": self.output}
+        return asdict(self) | {name: str(place.absolute()) for name, place in places.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
@@ -73,8 +75,7 @@ class Job:
         return cls(
             **{
                 **values,
-                "folder": Path(values["folder"]),
-                "output": Path(values["output"]),
+                **{name: Path(values[name]) for name in ("folder", "weights", "output")},
                 "finish": None if finish is None else Finish(**finish),
             }
         )

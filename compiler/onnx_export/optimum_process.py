@@ -229,9 +229,9 @@ class _Export:
             for value, (name, turned) in tidied.weights.items()
         }
         if job.added:
-            weights |= add_before_output(tidied.model, open_weights(job.folder), job.added)
+            weights |= add_before_output(tidied.model, open_weights(job.weights), job.added)
         if job.finish is not None:
-            weights |= add_finish(tidied.model, open_weights(job.folder), job.finish)
+            weights |= add_finish(tidied.model, open_weights(job.weights), job.finish)
         self._label(f"writing {path.name}")
         write_model(path, tidied.model, list(weights.values()), sync=True)
 

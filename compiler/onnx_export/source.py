@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compiler.bundling.attesting import RECORD_NAME, digest_of
+from compiler.bundling.attesting import RECORD_NAME
 from compiler.errors import SourceError
-from compiler.files import Settings, read_bytes, read_json
+from compiler.files import Settings, digest_of, read_bytes, read_json
 from compiler.weights.reading import Weights, open_weights
 from security.checkpoint.layout import MAX_RECORD_BYTES, check_record
 from security.errors import BundleError
@@ -199,8 +199,10 @@ def _labels(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     table = config.get("id2label")
     if table is None:
         # What transformers makes of a configuration that names none.
-        count = config.get("num_labels", 2)
-        table = {str(index): f"LABEL_{index}" for index in range(min(int(count), _MAX_LABELS))}
+        count = 2 if config.get("num_labels") is None else config["num_labels"]
+        if type(count) is not int:
+            raise SourceError(f"{path}: needs 'num_labels' as an int")
+        table = {str(index): f"LABEL_{index}" for index in range(min(count, _MAX_LABELS))}
     if not isinstance(table, dict) or not 1 <= len(table) <= _MAX_LABELS:
         raise SourceError(f"{path}: a classifier needs 'id2label' with 1 to {_MAX_LABELS} labels")
     labels = [table.get(str(index)) for index in range(len(table))]
@@ -224,7 +226,7 @@ def _check_record(folder: Path, digests: Mapping[str, str]) -> None:
         plain = Path(name)
         inside = not plain.is_absolute() and ".." not in plain.parts
         if name not in found and inside and (folder / plain).is_file():
-            found[name] = digest_of(folder / plain)
+            found[name] = digest_of(folder / plain, folder)
     try:
         check_record(data, found)
     except BundleError as error:

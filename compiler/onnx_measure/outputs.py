@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.bundling.tokenizing import open_tokenizer, refused
 from compiler.child.job import run_child
 from compiler.errors import QuantizationError
+from compiler.files import MAX_TOKENIZER_BYTES, read_bytes
 from compiler.onnx_measure.feeds import load_feeds, save_feeds
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_measure.session import open_session, run_session
@@ -30,17 +32,12 @@ def encode_texts(
         max_tokens: where a text is cut.
 
     Raises:
-        QuantizationError: no texts, or a file that is no tokenizer.
+        QuantizationError: no texts.
+        SourceError: a file that is no tokenizer, or one that fails on a text.
     """
-    from tokenizers import Tokenizer
-
     if not texts:
         raise QuantizationError("there are no texts to encode")
-    try:
-        tool = Tokenizer.from_file(str(tokenizer))
-    # The tokenizers library raises nothing narrower.
-    except Exception as error:
-        raise QuantizationError(f"{tokenizer}: is not a tokenizer that can be read") from error
+    tool = open_tokenizer(read_bytes(tokenizer, MAX_TOKENIZER_BYTES), tokenizer)
     padding = tool.padding or {}
     tool.enable_truncation(max_tokens)
     tool.enable_padding(
@@ -48,7 +45,8 @@ def encode_texts(
     )
     feeds = []
     for start in range(0, len(texts), batch):
-        encodings = tool.encode_batch(list(texts[start : start + batch]))
+        with refused(tokenizer, "cannot make tokens of these texts"):
+            encodings = tool.encode_batch(list(texts[start : start + batch]))
         rows = {
             "input_ids": [encoding.ids for encoding in encodings],
             "attention_mask": [encoding.attention_mask for encoding in encodings],

@@ -2,6 +2,6 @@
 
 source.py    Source: a frozen answer, with digests of what it was made of
 read.py      read_source: which of the five kinds a path is, and what is refused
+listing.py   which files of a folder decide what becomes of it
 heads.py     what the output layer of a stock class gives, where its name does not tell
-weights.py   safetensors of a folder, by their headers alone; pickles refused by name
 """

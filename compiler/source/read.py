@@ -23,6 +23,7 @@ from compiler.bundling.inspect import inspect_gguf, inspect_onnx
 from compiler.errors import SourceError
 from compiler.files import PICKLED, Settings
 from compiler.source.heads import raw_scores, saved_as
+from compiler.source.listing import CONFIG_FILE, files_beside, model_files
 from compiler.source.source import (
     BUNDLE,
     CHECKPOINT,
@@ -38,8 +39,9 @@ from compiler.source.source import (
 from compiler.weights.reading import open_weights
 from security.bundle.manifest import MANIFEST_NAME
 from security.bundle.opening import open_unsigned
+from security.errors import BundleError, UnsafeModelError
 
-CONFIG_FILE: Final = "config.json"
+TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
 RECORD_FILE: Final = "training.json"
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model")
 GRAPH_FILES: Final = ("model.onnx", "onnx/model.onnx")
@@ -72,14 +74,40 @@ def read_source(path: Path) -> Source:
         )
     match path.suffix.lower():
         case ".gguf":
-            architecture = inspect_gguf(path).architecture
-            return Source(path, GGUF, architecture, "", GENERATE, path, (path.name,))
+            return _gguf(path)
         case ".onnx":
             return _onnx(path)
         case ".safetensors":
             raise SourceError(f"{path}: give the folder it lies in, with its config and tokenizer")
         case _:
             raise SourceError(f"{path}: is no model that is known here; {_WANTED}")
+
+
+def require_unchanged(source: Source) -> None:
+    """Check that a source is what it was when it was read: to be called when it was used.
+
+    Raises:
+        SourceError: a file of it has other content, is gone, or is new.
+    """
+    try:
+        again = read_source(source.path)
+        same = again == source and again.digests == source.digests
+    except (SourceError, UnsafeModelError, BundleError):
+        same = False
+    if not same:
+        raise SourceError(
+            f"{source.path}: changed while it was compiled; start again when nothing writes to it"
+        )
+
+
+def _gguf(path: Path) -> Source:
+    """A decoder; its chat template may lie beside it."""
+    summary = inspect_gguf(path)
+    beside = path.parent / TOKENIZER_CONFIG_FILE
+    files = {path.name}
+    if summary.chat_template is None and beside.is_file():
+        files.add(beside.name)
+    return Source(path, GGUF, summary.architecture, "", GENERATE, path, tuple(sorted(files)))
 
 
 def _onnx(path: Path) -> Source:
@@ -92,7 +120,7 @@ def _onnx(path: Path) -> Source:
     architecture = saved_as(settings)
     task = CLASSIFY if architecture.endswith(_CLASSIFIER) else EMBED
     task = TENSOR if raw_scores(settings) else task
-    files = tuple(sorted([path.name, *beside]))
+    files = tuple(sorted({path.name, *files_beside(path.parent)}))
     return Source(path, ONNX, settings.get("model_type", str, ""), architecture, task, path, files)
 
 
@@ -102,27 +130,23 @@ def _folder(folder: Path) -> Source:
     settings = Settings(folder / CONFIG_FILE)
     model_type, architecture = settings.get("model_type", str, ""), saved_as(settings)
     graph = next((folder / name for name in GRAPH_FILES if (folder / name).is_file()), None)
-    weights: tuple[str, ...] = ()
     if graph is not None and not (folder / "model.safetensors").is_file():
         inspect_onnx(graph)
+        files = tuple(sorted({*files_beside(folder), graph.relative_to(folder).as_posix()}))
     else:
         graph = None
-        weights = tuple(file.path.name for file in open_weights(folder).files)
+        open_weights(folder)
+        files = model_files(folder)
     if not model_type:
         raise SourceError(f"{settings.path}: names no model_type; its architecture is unknown")
     task = TENSOR if raw_scores(settings) else _task_of(folder, model_type, architecture)
-    tokenizers = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if task not in (None, TENSOR) and not tokenizers:
+    if task not in (None, TENSOR) and not set(TOKENIZER_FILES) & set(files):
         raise SourceError(
             f"{folder}: has no {TOKENIZER_FILES[0]}; a model of text is served with the tokenizer "
             "that it was trained with"
         )
-    files = [CONFIG_FILE, *weights, *tokenizers]
-    files += [graph.relative_to(folder).as_posix()] if graph is not None else []
-    record = (folder / RECORD_FILE).is_file() and graph is None
-    files += [RECORD_FILE] if record else []
-    kind = CHECKPOINT if record else HUGGINGFACE
-    return Source(folder, kind, model_type, architecture, task, graph, tuple(sorted(files)))
+    kind = CHECKPOINT if RECORD_FILE in files else HUGGINGFACE
+    return Source(folder, kind, model_type, architecture, task, graph, files)
 
 
 def _task_of(folder: Path, model_type: str, architecture: str) -> str | None:

@@ -1,8 +1,8 @@
 """A source as a frozen value: what was given, and what it says it is.
 
 Invariant: a Source was looked at, not trusted: its files were there, regular and whole when
-it was read. Whoever records what something was made of takes `digests` before and compares
-after.
+it was read. Whoever records what something was made of takes `digests` before, and after has
+`read_source` look again (`require_unchanged` in read.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from compiler.bundling.attesting import digest_of
+from compiler.files import ANYWHERE, digest_of
 
 CHECKPOINT: Final = "checkpoint"
 HUGGINGFACE: Final = "huggingface"
@@ -62,7 +62,12 @@ class Source:
         Raises:
             SourceError: a file cannot be read.
         """
-        return {name: digest_of(self.folder / name) for name in self.files}
+        return {name: self._digest(name) for name in self.files}
+
+    def _digest(self, name: str) -> str:
+        # What the user named himself may be a link to anywhere; what lies beside it may not.
+        named = name == self.path.name and not self.path.is_dir()
+        return digest_of(self.folder / name, ANYWHERE if named else self.folder)
 
     @property
     def size_bytes(self) -> int:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from casemate.cpu import detect
-from compiler.bundling.attesting import digest_of
 from compiler.errors import ChildError, QuantizationError
-from compiler.files import read_json
+from compiler.files import digest_of, read_json
 from compiler.llama.gguf_file import Tensor, open_gguf
 from compiler.llama.imatrix import MIN_TOKENS, gather_imatrix, tokenize
 from compiler.llama.plan import GgufPlan

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casemate.cpu import detect
-from compiler.bundling.attesting import digest_of
 from compiler.errors import ChildError, QuantizationError, SearchError
-from compiler.files import MAX_TOKENIZER_BYTES, read_bytes
+from compiler.files import MAX_TOKENIZER_BYTES, digest_of, read_bytes
 from compiler.onnx_measure.outputs import encode_texts, run_outputs
 from compiler.onnx_measure.quality import compare_outputs
 from compiler.onnx_measure.result import Feeds

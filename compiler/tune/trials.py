@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from compiler.bundling.attesting import digest_of
+from compiler.files import digest_of
 from compiler.errors import SearchError
 from compiler.progress import Progress
 from compiler.tune.bench import Bench, CandidateFailedError

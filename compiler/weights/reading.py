@@ -20,9 +20,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class WeightsFile:
     size_bytes: int
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
+    def open(self) -> Iterator[BufferedReader]:
         """Open the file that was verified.
 
         Raises:
@@ -94,7 +95,7 @@ class WeightsFile:
             except OSError as error:
                 raise SourceError(f"{self.path}: cannot be read: {error.strerror}") from error
 
-    def _require_same(self, file: BinaryIO) -> None:
+    def _require_same(self, file: BufferedReader) -> None:
         if _state(file) != self.state:
             raise SourceError(f"{self.path}: changed while it was read")
 
@@ -287,6 +288,6 @@ def _verified(path: Path) -> tuple[WeightsFile, tuple[Entry, ...]]:
         return WeightsFile(path, _state(file), size), entries
 
 
-def _state(file: BinaryIO) -> tuple[int, ...]:
+def _state(file: BufferedReader) -> tuple[int, ...]:
     status = os.fstat(file.fileno())
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
-from compiler.errors import QuantizationError
+from compiler.errors import QuantizationError, SourceError
 from compiler.onnx_measure.outputs import encode_texts, run_outputs
 from compiler.onnx_measure.quality import compare_outputs, similarities, spearman
 from compiler.onnx_measure.speed import measure_onnx_speed
@@ -103,5 +103,5 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         measure_onnx_speed(broken, cases=[])
     with pytest.raises(QuantizationError, match="no texts"):
         encode_texts(broken, [])
-    with pytest.raises(QuantizationError, match="not a tokenizer"):
+    with pytest.raises(SourceError, match="not a tokenizer"):
         encode_texts(broken, ["a"])
