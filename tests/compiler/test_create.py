@@ -242,9 +242,31 @@ def _tokenizer_too_large(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
+def _no_unknown_token(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"].pop("[UNK]")
+    tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["content"] != "[UNK]"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def _panicking_when_read(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def _panicking_at_a_text(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {"type": "FixedLength", "length": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (_no_unknown_token, "fails on a text with characters that it does not know"),
+        (_panicking_when_read, "not a tokenizer that can be read"),
+        (_panicking_at_a_text, "chunk size must be non-zero"),
         (_no_tokenizer, "has no tokenizer.json; a model of text"),
         (_broken_tokenizer, "not a tokenizer"),
         (_no_config, "has no config.json"),

@@ -54,6 +54,11 @@ def test_a_text_is_one_line_whatever_its_file_quotes(tmp_path: Path) -> None:
         ("a.csv", '"zebra,positive\n', "is not CSV"),
         ("a.jsonl", "[1]\n", "a.jsonl:1: is no JSON object"),
         ("a.jsonl", '{"text": "zebra", "label": true}\n', "a.jsonl:1: needs"),
+        (
+            "a.jsonl",
+            '{"text": "zebra \\ud83d", "label": "a"}\n',
+            "a.jsonl:1: holds what is no Unic",
+        ),
         ("a.tsv", "zebra\tpositive\n", "is too short: 1 labelled texts"),
     ],
 )

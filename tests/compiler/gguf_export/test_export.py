@@ -200,7 +200,17 @@ def index_leads_out(source: Path) -> None:
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def padding_beyond(source: Path) -> None:
+    change_config(source, pad_token_id=1 << 40)
+
+
+def ends_beyond(source: Path) -> None:
+    (source / "generation_config.json").write_text('{"eos_token_id": [2, 1099511627776]}')
+
+
 BAD: dict[Callable[[Path], None], str] = {
+    padding_beyond: r"config\.json: pad_token_id is beyond the model's 400 tokens",
+    ends_beyond: r"generation_config\.json: eos_token_id is beyond",
     pickled: "pickled weights",
     without_tokenizer: r"has no tokenizer\.json",
     without_config: r"has no config\.json",

@@ -49,6 +49,8 @@ def test_a_damaged_importance_file_is_refused(importance: Path, tmp_path: Path) 
 
 def test_a_file_compared_with_itself(tiny: Path, tmp_path: Path, tokens: list[int]) -> None:
     reference = make_reference(tiny, tokens, tmp_path / "reference", window=64, windows=2)
+    # Tokens of a text, and a model's answers to it, are the user's alone.
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     quality = compare(tiny, reference)
     assert abs(quality.kl_mean) < 1e-4
     assert quality.top1 > 0.95

@@ -96,6 +96,14 @@ DEFECTS: dict[str, tuple[Defect, str]] = {
     "too many layers": (lambda f: change(f, num_hidden_layers=10**9), "not of one model"),
     "too few layers": (lambda f: change(f, num_hidden_layers=1), "no place for it"),
     "another width": (lambda f: change(f, hidden_size=32), "do not fit"),
+    "a number of labels that is none": (
+        lambda f: change(f, id2label=None, label2id=None, num_labels="x"),
+        "needs 'num_labels' as an int",
+    ),
+    "endless labels": (
+        lambda f: change(f, id2label=None, label2id=None, num_labels=float("inf")),
+        "needs 'num_labels' as an int",
+    ),
     "unknown to transformers": (lambda f: change(f, model_type="frobnicate"), "transformers"),
     "unknown to us": (lambda f: change(f, model_type="casemate-frobnicate"), "casemate-recurrent"),
     "chooses among texts": (
