@@ -32,6 +32,7 @@ BENCHMARKS = (
     "onnx_parity",
     "gguf_parity",
     "gguf_quality",
+    "compile_memory",
     "tuner",
 )
 

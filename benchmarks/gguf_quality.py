@@ -93,9 +93,7 @@ def run(options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
             "megabytes": path.stat().st_size // 1_000_000,
             "kl_mean": round(quality.kl_mean, 4),
             "top1": round(quality.top1, 4),
-            **_both(
-                quality.perplexity, oracle_perplexity(path, scored, options.windows, threads)
-            ),
+            **_both(quality.perplexity, oracle_perplexity(path, scored, options.windows, threads)),
         }
         path.unlink()
 

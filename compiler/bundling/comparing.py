@@ -87,11 +87,21 @@ def _require_alike(one: Reference, other: Reference) -> None:
             f"{other.plan.origin} for {other.plan.task} on {other.plan.backend}: they cannot be "
             "compared"
         )
-    if one.plan.tokenizer != other.plan.tokenizer:
+    if one.plan.tokenizer != other.plan.tokenizer or _tokens(one) != _tokens(other):
         raise SourceError(
             f"{other.plan.origin}: has another tokenizer than {one.plan.origin}: their answers "
             "are not about the same tokens"
         )
+
+
+def _tokens(reference: Reference) -> list[bytes] | None:
+    """Return the tokens of a GGUF file in order; None of a graph."""
+    if reference.plan.backend != LLAMA_CPP:
+        return None
+    from compiler.llama.gguf_file import open_gguf
+
+    with open_gguf(reference.path) as file:
+        return file.tokens
 
 
 def _ratios(one: Reference, other: Reference, progress: Progress) -> dict[str, float]:

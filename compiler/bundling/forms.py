@@ -18,6 +18,7 @@ by name and breaks the promise is an error: nothing is chosen in its place.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,9 +27,10 @@ from compiler.bundling.formats import Plan, exact_anywhere, named_plan, quantize
 from compiler.bundling.judging import judge
 from compiler.bundling.keeping import is_kept, keep
 from compiler.bundling.mixed import mixed_form
-from compiler.bundling.reference import Reference
-from compiler.errors import PromiseError, QuantizationError
+from compiler.bundling.reference import Reference, parted
+from compiler.errors import PromiseError, QuantizationError, RuinedError
 from compiler.llama.plan import GgufPlan
+from compiler.onnx_measure.result import Feeds
 from compiler.onnx_quantize.plan import FLOAT32, OnnxPlan
 from compiler.progress import Progress, part
 from compiler.report.record import Compilation
@@ -98,14 +100,17 @@ def untuned_form(
     if kept:
         return _reference_form(reference, None)
     out = work / f"form-{_slug(plan)}{reference.path.suffix}"
+    calibration: tuple[Feeds, ...] = ()
+    if isinstance(plan, OnnxPlan) and plan.needs_calibration:
+        calibration, reference = parted(reference)
     try:
-        _make(reference, out, plan, part(progress, 0.0, 0.6))
+        _make(reference, out, plan, calibration, part(progress, 0.0, 0.6))
     except QuantizationError as error:
         if name is not None:
             raise
         return _reference_form(reference, f"the default does not fit this model: {error}")
-    quality = judge(reference, out, work, texts, part(progress, 0.6, 1.0))
-    broken = () if quality is None else promise.broken(quality)
+    judging = part(progress, 0.6, 1.0)
+    quality, broken = _judged(reference, out, work, promise=promise, texts=texts, progress=judging)
     label = _label(plan, name or _default(reference))
     if broken and name is not None:
         raise PromiseError(
@@ -118,6 +123,26 @@ def untuned_form(
         return _spared(reference, plan, work, promise=promise, label=label, why=why, progress=rest)
     note = None if quality is not None else "its quality was not measured; give --calibration"
     return Form(label, out, dict(plan.to_dict()), exact_anywhere(plan), quality, note)
+
+
+def _judged(
+    reference: Reference,
+    out: Path,
+    work: Path,
+    *,
+    promise: Promise,
+    texts: str | None,
+    progress: Progress,
+) -> tuple[Quality | None, tuple[str, ...]]:
+    """Return a form's quality, None if it cannot be said, and what of the promise it breaks.
+
+    A clause that was asked for is broken, too, where nothing could be measured.
+    """
+    try:
+        quality = judge(reference, out, work, texts, progress)
+    except RuinedError as error:
+        return None, (str(error),)
+    return quality, promise.broken(quality or Quality(samples=0))
 
 
 def _spared(
@@ -149,7 +174,13 @@ def _spared(
     )
 
 
-def _make(reference: Reference, out: Path, plan: Plan, progress: Progress) -> None:
+def _make(
+    reference: Reference,
+    out: Path,
+    plan: Plan,
+    calibration: Sequence[Feeds],
+    progress: Progress,
+) -> None:
     """Quantize the reference, unless that was done before the work was cut short."""
     if not is_kept(out):
         out.unlink(missing_ok=True)
@@ -157,7 +188,7 @@ def _make(reference: Reference, out: Path, plan: Plan, progress: Progress) -> No
             reference.path,
             out,
             plan,
-            calibration=list(reference.feeds) or None,
+            calibration=list(calibration) or None,
             threads=len(os.sched_getaffinity(0)),
             progress=progress,
         )

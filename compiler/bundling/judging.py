@@ -8,7 +8,6 @@ a decoder without texts, and a graph of plain tensors, are not judged at all.
 
 from __future__ import annotations
 
-import math
 import os
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +22,7 @@ from compiler.progress import Progress, part
 from compiler.tune.candidate import Quality
 from security.bundle.manifest import LLAMA_CPP
 
-_WINDOW: Final = 512
-_MOST_WINDOWS: Final = 8
+_MOST_TOKENS: Final = 4096
 
 
 class EncoderJudge:
@@ -43,25 +41,15 @@ class EncoderJudge:
         """Return how far the graph at `path` is from the reference.
 
         Raises:
-            QuantizationError: its outputs have another shape, or are no numbers.
+            RuinedError: its outputs are no numbers.
+            QuantizationError: they have another shape.
             ChildError: it cannot be run.
         """
         from compiler.onnx_measure.quality import compare_outputs
+        from compiler.tune.judged import encoder_quality
 
         seen = compare_outputs(self._right, self._outputs(path), self._reference.labels)
-        if self._reference.plan.task == "classify":
-            lost = None
-            if seen.accuracy is not None and seen.reference_accuracy is not None:
-                lost = seen.reference_accuracy - seen.accuracy
-            return Quality(
-                seen.rows,
-                kl_mean=seen.kl_mean,
-                top1=seen.top1,
-                accuracy=seen.accuracy,
-                accuracy_drop=lost,
-            )
-        rank = None if math.isnan(seen.similarity_spearman) else seen.similarity_spearman
-        return Quality(seen.rows, spearman=rank)
+        return encoder_quality(seen, self._reference.plan.task)
 
     def _outputs(self, path: Path) -> NDArray[np.float32]:
         from compiler.onnx_measure.outputs import run_outputs
@@ -88,9 +76,11 @@ def _judge_gguf(
         return None
     from compiler.llama.imatrix import tokenize
     from compiler.llama.quality import compare, make_reference
+    from compiler.tune.judged import decoder_quality
+    from compiler.tune.windows import window_of
 
     threads = len(os.sched_getaffinity(0))
-    window = min(_WINDOW, reference.plan.context_tokens)
+    window = window_of(reference.plan.context_tokens)
     kept = work / "quality.json"
     answers = kept.with_name(f"{kept.name}.f16")
     if not (is_kept(kept) and is_kept(answers)):
@@ -102,18 +92,11 @@ def _judge_gguf(
             tokens,
             kept,
             window=window,
-            windows=max(1, min(_MOST_WINDOWS, len(tokens) // window)),
+            windows=max(1, min(_MOST_TOKENS, len(tokens)) // window),
             threads=threads,
             progress=part(progress, 0.0, 0.5),
         )
         keep(kept)
         keep(answers)
     seen = compare(path, kept, threads=threads, progress=part(progress, 0.5, 1.0))
-    return Quality(
-        seen.tokens,
-        kl_mean=seen.kl_mean,
-        kl_p99=seen.kl_p99,
-        perplexity=seen.perplexity,
-        perplexity_ratio=seen.perplexity_ratio,
-        top1=seen.top1,
-    )
+    return decoder_quality(seen)

@@ -12,7 +12,7 @@ from typing import Final
 
 from compiler.bundling.judging import EncoderJudge
 from compiler.bundling.reference import Reference
-from compiler.errors import QuantizationError
+from compiler.errors import QuantizationError, RuinedError
 from compiler.onnx_quantize.plan import OnnxPlan
 from compiler.onnx_quantize.quantize import quantize_onnx
 from compiler.onnx_quantize.sensitivity import mixed_plan, rank_sensitivity
@@ -57,7 +57,10 @@ def mixed_form(
     judge = EncoderJudge(reference)
 
     def accept(path: Path) -> bool:
-        return not promise.broken(judge.quality(path))
+        try:
+            return not promise.broken(judge.quality(path))
+        except RuinedError:
+            return False
 
     ranked = part(progress, 0.0, 0.6)
     try:

@@ -6,9 +6,11 @@ float graph after the passes, which a parity check holds to the exported one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from compiler.bundling.copying import write_file
 from compiler.bundling.keeping import is_kept, keep
@@ -73,6 +75,27 @@ def make_reference(plan: Plan, texts: Texts, work: Path, progress: Progress) -> 
         )
         keep(path)
     return Reference(path, plan, tokenizer, tuple(feeds), classes)
+
+
+def parted(reference: Reference) -> tuple[tuple[Feeds, ...], Reference]:
+    """Return every third text to calibrate with, and the reference with the rest to judge on.
+
+    A form would look better on texts that its ranges were taken from than it is.
+    """
+    calibration, judged, labels = [], [], []
+    start = 0
+    for one in reference.feeds:
+        rows = np.arange(start, start + len(next(iter(one.values()))))
+        start += len(rows)
+        third = rows % 3 == 0
+        if third.any():
+            calibration.append({name: array[third] for name, array in one.items()})
+        if not third.all():
+            judged.append({name: array[~third] for name, array in one.items()})
+        if reference.labels is not None:
+            labels += [reference.labels[row] for row in rows[~third]]
+    kept = None if reference.labels is None else tuple(labels)
+    return tuple(calibration), replace(reference, feeds=tuple(judged), labels=kept)
 
 
 def _write(plan: Plan, path: Path, work: Path, progress: Progress) -> None:

@@ -97,7 +97,8 @@ def tune_source(wanted: SearchFor, progress: Progress) -> Form:
 def _write(form: Form, model: str, output: Path, progress: Progress) -> None:
     """Write everything beside the output, then rename it there."""
     with partial_folder(output) as folder:
-        copy_file(form.path, folder / model, lambda label: progress(label, 0.98))
+        measured = None if form.record is None else form.record.entry(form.record.chosen).sha256
+        copy_file(form.path, folder / model, lambda label: progress(label, 0.98), sha256=measured)
         if form.record is not None:
             write_file(folder / RECORD_NAME, encode_record(form.record))
             write_page(folder / PAGE_NAME, form.record)

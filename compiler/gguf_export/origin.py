@@ -9,15 +9,13 @@ it is.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from compiler.errors import SourceError
+from compiler.files import PICKLED
 from security.bundle.opening import DEFAULT_LIMITS
 from security.bundle.tree import list_tree, opened_root
 from security.checkpoint.verifying import examine, is_checkpoint, read_files
 from security.signing.names import SIGNATURE_NAMES
-
-_PICKLED: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
 def check_origin(folder: Path) -> None:
@@ -27,7 +25,7 @@ def check_origin(folder: Path) -> None:
         SourceError: no directory.
         BundleError: a checkpoint breaks a rule of docs/formats/checkpoint.md.
     """
-    if folder.suffix.lower() in _PICKLED:
+    if PICKLED.fullmatch(folder.name):
         raise SourceError(
             f"{folder}: pickled weights can run code when they are read and are never opened; "
             "convert them to safetensors"

@@ -22,7 +22,7 @@ from compiler.errors import SourceError
 from compiler.files import ANYWHERE, open_regular
 from security.preparse.gguf import DEFAULT_ALIGNMENT_BYTES, DEFAULT_LIMITS, check_gguf
 from security.preparse.gguf_types import TENSOR_TYPES
-from security.preparse.gguf_wire import Header, Scalar, read_header
+from security.preparse.gguf_wire import Array, Header, Scalar, read_header
 from security.preparse.summary import GgufSummary
 
 _FIXED_HEADER_BYTES = 24
@@ -92,6 +92,13 @@ class GgufFile:
         end = tensor.rows if end is None else end
         start = tensor.start + first * tensor.row_bytes
         return memoryview(self.data)[start : start + (end - first) * tensor.row_bytes]
+
+    @property
+    def tokens(self) -> list[bytes]:
+        """The vocabulary, in the order of its numbers; empty where the file has none."""
+        item = self.header.pairs.get("tokenizer.ggml.tokens")
+        values = item.values if isinstance(item, Array) else ()
+        return [one for one in values if isinstance(one, bytes)]
 
     @property
     def pair_count(self) -> int:

@@ -33,6 +33,7 @@ WINDOW: Final = 512
 WINDOWS: Final = 3
 _FORMAT = "casemate-reference-1"
 _Z = 1.959964
+_MOST_POWER = 700.0
 _MAX_REFERENCE_BYTES = 64 << 20
 
 
@@ -173,15 +174,20 @@ def summarize(
         kl_low=max(0.0, kl_mean - kl_half),
         kl_high=kl_mean + kl_half,
         kl_p99=float(np.percentile(kl, 99)),
-        perplexity=math.exp(float(surprise.mean())),
-        perplexity_ratio=math.exp(ratio),
-        perplexity_ratio_low=math.exp(ratio - ratio_half),
-        perplexity_ratio_high=math.exp(ratio + ratio_half),
+        perplexity=_exp(float(surprise.mean())),
+        perplexity_ratio=_exp(ratio),
+        perplexity_ratio_low=_exp(ratio - ratio_half),
+        perplexity_ratio_high=_exp(ratio + ratio_half),
         top1=top1,
         top1_low=max(0.0, top1 - top1_half),
         top1_high=min(1.0, top1 + top1_half),
         tokens=len(kl),
     )
+
+
+def _exp(value: float) -> float:
+    """Return e to a power; infinity where that is beyond all numbers."""
+    return math.inf if value > _MOST_POWER else math.exp(value)
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -96,6 +96,7 @@ def measure_groups(
         reference: what `make_reference` stored for `gguf`.
         imatrix: weights the rounding; None rounds plainly.
         groups: only these; None takes every group that has a matrix.
+        progress: told of each group, and of each step of its file; what it raises ends it all.
 
     Raises:
         QuantizationError, SourceError, UnsafeModelError, ChildError, OSError: see the package.
@@ -117,8 +118,10 @@ def measure_groups(
             how = "plain" if imatrix is None else "imatrix"
             out = Path(folder, "group.gguf")
             plan = GgufPlan(tensors=pairs, rounding=how)
-            quantize_gguf(gguf, out, plan, imatrix=imatrix, threads=threads, progress=share)
-            quality = compare(out, reference, threads=threads)
+            share(f"ranking {group}", 0.0)
+            writing, judging = part(share, 0.0, 0.5), part(share, 0.5, 1.0)
+            quantize_gguf(gguf, out, plan, imatrix=imatrix, threads=threads, progress=writing)
+            quality = compare(out, reference, threads=threads, progress=judging)
             with open_gguf(out) as file:
                 after = sum(file.tensor(name).size_bytes for name in names[group])
             out.unlink()

@@ -19,6 +19,7 @@ from compiler.llama.job import run_job
 from compiler.progress import Progress, part, silent
 
 BATCHES: Final = (1, 4, 16)
+MIN_PREFILL: Final = 32
 _MAX_CLIENTS = 128
 _GRACE_SECONDS = 600.0
 
@@ -107,9 +108,9 @@ def measure_speeds(
     """
     if not batches or not all(1 <= count <= _MAX_CLIENTS for count in batches):
         raise QuantizationError(f"numbers of clients lie between 1 and {_MAX_CLIENTS}")
-    if prefill < 32 or rounds < 1 or seconds <= 0:
+    if prefill < MIN_PREFILL or rounds < 1 or seconds <= 0:
         raise QuantizationError(
-            "prefill is at least 32 tokens, rounds at least 1, seconds positive"
+            f"prefill is at least {MIN_PREFILL} tokens, rounds at least 1, seconds positive"
         )
     for path, _ in candidates:
         check_file(path)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import QuantizationError
+from compiler.errors import QuantizationError, RuinedError
 from compiler.onnx_measure.result import OnnxQuality
 
 Rows = NDArray[np.float32]
@@ -31,7 +31,8 @@ def compare_outputs(
         labels: the right column for each text, for accuracy.
 
     Raises:
-        QuantizationError: shapes that do not fit, no rows, or values that are no numbers.
+        RuinedError: the candidate's values are no numbers.
+        QuantizationError: shapes that do not fit, no rows, or a reference without numbers.
     """
     if reference.ndim != 2 or reference.shape != candidate.shape or not reference.size:
         raise QuantizationError(
@@ -42,7 +43,7 @@ def compare_outputs(
     if not np.isfinite(reference).all():
         raise QuantizationError("the reference gives values that are no finite numbers")
     if not np.isfinite(candidate).all():
-        raise QuantizationError("the candidate gives values that are no finite numbers")
+        raise RuinedError("the candidate gives values that are no finite numbers")
     right = reference.astype(np.float64)
     found = candidate.astype(np.float64)
     cosines = np.sum(_unit(right) * _unit(found), axis=1)
@@ -52,7 +53,7 @@ def compare_outputs(
         max_abs=float(np.abs(right - found).max()),
         cosine_mean=float(cosines.mean()),
         cosine_min=float(cosines.min()),
-        similarity_spearman=spearman(similarities(right), similarities(found)),
+        similarity_spearman=_agreement(similarities(right), similarities(found)),
         top1=float((best == found.argmax(axis=1)).mean()),
         kl_mean=_divergence(right, found),
         accuracy=_accuracy(found, labels),
@@ -65,6 +66,15 @@ def similarities(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     unit = _unit(rows)
     products: NDArray[np.float64] = unit @ unit.T
     return products[np.triu_indices(len(rows), 1)]
+
+
+def _agreement(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """Return Spearman's correlation; -1 where the candidate alone holds all pairs to be alike.
+
+    It ranks nothing any more, which is as bad as it gets; nan is for references that do not.
+    """
+    flat = len(found) > 1 and float(np.ptp(found)) == 0.0 and float(np.ptp(right)) > 0.0
+    return -1.0 if flat else spearman(right, found)
 
 
 def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

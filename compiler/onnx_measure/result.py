@@ -62,7 +62,7 @@ class OnnxQuality:
         cosine_mean, cosine_min: of each text's vector with the reference's.
         similarity_spearman: rank correlation of the cosine similarities of all pairs of
             texts, within the candidate against within the reference; nan for under 3 texts
-            or where all similarities are equal.
+            or where all of the reference's are equal, -1 where only the candidate's are.
         top1: share of texts whose largest element is the same one.
         kl_mean: mean Kullback-Leibler divergence of softmax(reference) from
             softmax(candidate), in nats; meaningful for logits only.

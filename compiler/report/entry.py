@@ -39,6 +39,7 @@ class Entry:
         size_bytes: of its file, or None if none was made.
         sha256: of its file, or None.
         quality: against the reference, or None.
+        quick: whether it was seen on a part of the texts alone.
         rates: by name; empty if it was never timed.
         load_seconds: median, or None.
         peak_mib: largest, or None.
@@ -50,6 +51,7 @@ class Entry:
     size_bytes: int | None
     sha256: str | None
     quality: Quality | None
+    quick: bool
     rates: Mapping[str, Rate]
     load_seconds: float | None
     peak_mib: float | None
@@ -68,6 +70,7 @@ class Entry:
             trial.size_bytes,
             trial.sha256,
             trial.quality,
+            trial.quick,
             {name: Rate(trial.rate(name), trial.ratio(name)) for name in names},
             Spread.of(loads).median if loads else None,
             max(peaks) if peaks else None,
@@ -92,6 +95,7 @@ class Entry:
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
             "quality": None if self.quality is None else self.quality.to_dict(),
+            "quick": self.quick,
             "rates": rates,
             "load_seconds": self.load_seconds,
             "peak_mib": self.peak_mib,
@@ -118,6 +122,7 @@ class Entry:
             None if given.is_null("size_bytes") else given.integer("size_bytes", 0, _MAX_INTEGER),
             None if given.is_null("sha256") else given.sha256("sha256"),
             None if quality is None else Quality.from_dict(quality, f"{path}.quality"),
+            given.boolean("quick"),
             _rates(given, path),
             None if given.is_null("load_seconds") else given.number("load_seconds", 0.0, _MOST),
             None if given.is_null("peak_mib") else given.number("peak_mib", 0.0, _MOST),

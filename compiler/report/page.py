@@ -16,9 +16,10 @@ from casemate.pages import numbers
 from casemate.pages.markup import Child, Markup, element, table
 from casemate.pages.page import page, part, tiles
 from compiler.report.entry import Entry
-from compiler.report.picture import gain_of, loss_of, pareto_chart
+from compiler.report.picture import gain_of, pareto_chart
 from compiler.report.record import Compilation
 from compiler.tune.candidate import Quality, Spread
+from compiler.tune.choose import loss_of
 from compiler.tune.promise import CLAUSES
 from security.files import write_atomic
 
@@ -129,7 +130,7 @@ def _front(record: Compilation) -> Markup:
 
 
 def _summary(record: Compilation, entry: Entry) -> tuple[Child, ...]:
-    loss = loss_of(entry)
+    loss = loss_of(entry.quality)
     kept = entry.quality is not None and not record.promise.broken(entry.quality)
     label: Child = element("bdi", entry.candidate.label)
     if entry.candidate.digest == record.chosen:
@@ -235,6 +236,7 @@ def _made_how(record: Compilation) -> Markup:
         ),
         ("Measured on", record.machine or "unknown"),
         ("Promise", _promise(record)),
+        ("Judged on", _judged_on(record)),
         ("Search", _search(record)),
     ]
     versions = record.context.get("versions")
@@ -243,6 +245,16 @@ def _made_how(record: Compilation) -> Markup:
         rows.append(("Tools", shown))
     command = element("pre", shlex.join(record.command)) if record.command else None
     return part("How it was made", table(("", ""), rows), element("div", command, class_="above"))
+
+
+def _judged_on(record: Compilation) -> str:
+    """Return how much of the texts the chosen candidate was judged on."""
+    quality = record.entry(record.chosen).quality
+    samples = 0 if quality is None else quality.samples
+    window, windows = record.context.get("window"), record.context.get("windows")
+    if window is None or windows is None:
+        return f"{samples:,} texts"
+    return f"{samples:,} tokens, in {windows} windows of {window}"
 
 
 def _search(record: Compilation) -> str:

@@ -19,6 +19,7 @@ from casemate.pages.chart import SPAN, frame, height
 from casemate.pages.markup import Markup, element, join
 from compiler.report.entry import Entry
 from compiler.report.record import Compilation
+from compiler.tune.choose import loss_of
 from security.files import write_atomic
 
 _WIDTH, _HEIGHT = 760, 430
@@ -71,7 +72,7 @@ def points_of(record: Compilation) -> list[Point]:
     """Return the timed candidates as points: loss, and speed by the reference's."""
     found = []
     for one in record.candidates:
-        loss = loss_of(one)
+        loss = loss_of(one.quality)
         if loss is None or not one.rates:
             continue
         digest = one.candidate.digest
@@ -92,18 +93,6 @@ def gain_of(record: Compilation, entry: Entry) -> float:
     """Return how many times the reference's speed a timed candidate has for the load."""
     logs = [math.log(entry.rates[name].ratio.median) for name in record.load_rates]
     return math.exp(sum(logs) / len(logs))
-
-
-def loss_of(entry: Entry) -> float | None:
-    """Return the figure on the loss axis, or None where none was measured."""
-    quality = entry.quality
-    if quality is None:
-        return None
-    if quality.kl_mean is not None:
-        return max(0.0, quality.kl_mean)
-    if quality.spearman is not None:
-        return max(0.0, 1.0 - quality.spearman)
-    return None if quality.accuracy_drop is None else max(0.0, quality.accuracy_drop)
 
 
 def pareto_chart(record: Compilation) -> Markup | None:
@@ -225,7 +214,7 @@ def _title(record: Compilation) -> str:
 
 def _described(points: Sequence[Point], record: Compilation) -> str:
     chosen = record.entry(record.chosen)
-    gain, loss = gain_of(record, chosen), loss_of(chosen)
+    gain, loss = gain_of(record, chosen), loss_of(chosen.quality)
     return (
         f"{_title(record)}: {len(points)} candidates; chosen is {chosen.candidate.label}, "
         f"{gain:.2f} times the reference's speed at {record.loss.lower()} {loss or 0.0:.3g}"

@@ -228,7 +228,7 @@ def _check(record: Compilation, predicted: bool) -> None:
     chosen = known[record.chosen]
     if chosen.candidate.family == SETTINGS:
         raise FieldError("chosen: differs in settings, which no bundle carries")
-    if chosen.quality is None or record.promise.broken(chosen.quality):
+    if chosen.quality is None or chosen.quick or record.promise.broken(chosen.quality):
         raise FieldError("chosen: breaks the promise")
     if not set(record.load_rates) <= set(chosen.rates):
         raise FieldError("load_rates: names a rate that the chosen candidate has not")

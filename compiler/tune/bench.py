@@ -6,10 +6,12 @@ so a quantizer that aborts is a failed candidate and not a failed search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from compiler.errors import ChildError, ChildKilledError, QuantizationError
 from compiler.progress import Progress
 from compiler.tune.candidate import Candidate, Quality, Speed
 from security.strictjson import JsonValue
@@ -17,6 +19,26 @@ from security.strictjson import JsonValue
 
 class CandidateFailedError(Exception):
     """A candidate cannot be made or run; the message says why, without any text of data."""
+
+
+class CandidateKilledError(CandidateFailedError):
+    """A candidate's process was killed or took too long, which another time it may not."""
+
+
+@contextmanager
+def candidates_fault() -> Iterator[None]:
+    """Turn what went wrong with a candidate into its failure; a full disk is not its fault.
+
+    Raises:
+        CandidateKilledError: a process was killed.
+        CandidateFailedError: it failed otherwise.
+    """
+    try:
+        yield
+    except ChildKilledError as error:
+        raise CandidateKilledError(str(error)) from error
+    except (QuantizationError, ChildError) as error:
+        raise CandidateFailedError(str(error)) from error
 
 
 class Bench(Protocol):
@@ -91,12 +113,15 @@ class Space(Protocol):
         """Return what is tried first: cheap to make and unlike each other."""
         ...
 
-    def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+    def refine(
+        self, kept: list[Candidate], left: list[Candidate], progress: Progress
+    ) -> list[Candidate]:
         """Return what to try around the best found so far.
 
         Args:
             kept: candidates within the promise, fastest first.
             left: candidates that were judged and break it, closest first.
+            progress: told of each step of what takes time; what it raises ends the call.
         """
         ...
 

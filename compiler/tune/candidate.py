@@ -26,7 +26,8 @@ SETTINGS: Final = "settings"
 # Kinds of candidates, for tables and for the search's order.
 FAMILIES: Final = (REFERENCE, "output", "whole", "mix", SETTINGS)
 
-_MOST: Final = 1e15
+# Beyond every figure; what is larger is written as this.
+MOST: Final = 1e15
 _MAX_RATES: Final = 64
 
 
@@ -108,10 +109,10 @@ class Quality:
 
 _QUALITY_RANGES: Final = (
     # Rounding can leave a divergence a little below zero.
-    ("kl_mean", -1e-3, _MOST),
-    ("kl_p99", -1e-3, _MOST),
-    ("perplexity", 0.0, _MOST),
-    ("perplexity_ratio", 0.0, _MOST),
+    ("kl_mean", -1e-3, MOST),
+    ("kl_p99", -1e-3, MOST),
+    ("perplexity", 0.0, MOST),
+    ("perplexity_ratio", 0.0, MOST),
     ("top1", 0.0, 1.0),
     ("accuracy", 0.0, 1.0),
     ("accuracy_drop", -1.0, 1.0),
@@ -157,11 +158,11 @@ class Speed:
         if not isinstance(raw, dict) or not 0 < len(raw) <= _MAX_RATES:
             raise FieldError(f"{path}.rates: must be an object of 1 to {_MAX_RATES} rates")
         rates = Fields(raw, f"{path}.rates")
-        found = {str(name): rates.number(name, 0.0, _MOST, above_low=True) for name in raw}
+        found = {str(name): rates.number(name, 0.0, MOST, above_low=True) for name in raw}
         speed = cls(
             found,
-            None if given.is_null("load_seconds") else given.number("load_seconds", 0.0, _MOST),
-            None if given.is_null("peak_mib") else given.number("peak_mib", 0.0, _MOST),
+            None if given.is_null("load_seconds") else given.number("load_seconds", 0.0, MOST),
+            None if given.is_null("peak_mib") else given.number("peak_mib", 0.0, MOST),
             given.boolean("predicted"),
         )
         given.done()
@@ -206,6 +207,7 @@ class Trial:
         quality: None before it was measured.
         rounds: of speed, each with the reference's of the same round.
         dropped: why it was not followed to the end, in words, or None.
+        quick: whether its quality was seen on a part of the texts alone.
     """
 
     candidate: Candidate
@@ -214,6 +216,7 @@ class Trial:
     quality: Quality | None = None
     rounds: tuple[Round, ...] = ()
     dropped: str | None = None
+    quick: bool = False
 
     @property
     def predicted(self) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from compiler.errors import PromiseError, SearchError
-from compiler.tune.candidate import REFERENCE, SETTINGS, Trial
+from compiler.tune.candidate import REFERENCE, SETTINGS, Quality, Trial
 from compiler.tune.pareto import pareto_front
 from compiler.tune.promise import CLAUSES, Promise
 from security.strictjson import JsonValue
@@ -176,18 +176,28 @@ def said_settings(settings: Mapping[str, JsonValue]) -> str:
     )
 
 
-def loss(trial: Trial) -> float:
-    """Return the figure that a front is drawn over: divergence, else what is lost."""
-    quality = trial.quality
+def loss_of(quality: Quality | None) -> float | None:
+    """Return the figure that a front is drawn over: divergence, else what is lost.
+
+    None where none was measured; infinite where it is no number.
+    """
     if quality is None:
-        return math.inf
+        return None
     if quality.kl_mean is not None:
-        return max(0.0, quality.kl_mean)
-    if quality.spearman is not None:
-        return 1.0 - quality.spearman
-    if quality.accuracy_drop is not None:
-        return max(0.0, quality.accuracy_drop)
-    return 0.0
+        found = quality.kl_mean
+    elif quality.spearman is not None:
+        found = 1.0 - quality.spearman
+    elif quality.accuracy_drop is not None:
+        found = quality.accuracy_drop
+    else:
+        return None
+    return max(0.0, found) if math.isfinite(found) else math.inf
+
+
+def loss(trial: Trial) -> float:
+    """Return `loss_of` a trial; infinite where nothing was measured."""
+    found = loss_of(trial.quality)
+    return math.inf if found is None else found
 
 
 def loss_name(trial: Trial) -> str:
@@ -199,7 +209,8 @@ def loss_name(trial: Trial) -> str:
 
 
 def _unreachable(trials: Sequence[Trial], promise: Promise) -> str:
-    judged = [one for one in trials if one.quality is not None]
+    # What was seen of a part of the texts beside what was seen of all would mislead.
+    judged = [one for one in trials if one.quality is not None and not one.quick]
     closest = min(
         judged,
         key=lambda one: promise.worst_excess(one.quality) if one.quality else math.inf,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from compiler.errors import SearchError
+from compiler.progress import Progress
 
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -29,6 +30,10 @@ def parse_duration(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise SearchError("a budget is a duration such as 90s, 20m or 1.5h")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+class OutOfTimeError(Exception):
+    """A step has used up its stage's share of the budget."""
 
 
 class Clock:
@@ -55,6 +60,16 @@ class Clock:
             return True
         left = max(0.0, self._budget - self._prepared)
         return self.elapsed - self._prepared + seconds <= share * left
+
+    def bounded(self, progress: Progress, share: float) -> Progress:
+        """Return a progress that ends a step, by OutOfTimeError, once a share is used up."""
+
+        def told(label: str, fraction: float) -> None:
+            if not self.allows(share):
+                raise OutOfTimeError
+            progress(label, fraction)
+
+        return told
 
     def expected(self, kind: str) -> float:
         """Return how long a step of a kind will take; 0 before there was one."""

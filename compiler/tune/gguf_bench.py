@@ -17,29 +17,30 @@ from pathlib import Path
 from typing import Final
 
 from casemate.cpu import detect
-from compiler.errors import ChildError, QuantizationError
 from compiler.files import digest_of, read_json
 from compiler.llama.gguf_file import Tensor, open_gguf
-from compiler.llama.imatrix import MIN_TOKENS, gather_imatrix, tokenize
+from compiler.llama.imatrix import MIN_TOKENS, calibration_window, gather_imatrix, tokenize
 from compiler.llama.plan import GgufPlan
 from compiler.llama.quality import compare, make_reference
 from compiler.llama.quantize import quantize_gguf
 from compiler.llama.sensitivity import group_of, measure_groups
 from compiler.llama.speed import SpeedSettings, measure_speeds
 from compiler.progress import Progress, silent
-from compiler.tune.bench import CandidateFailedError
+from compiler.tune.bench import CandidateFailedError, candidates_fault
 from compiler.tune.candidate import REFERENCE, Candidate, Quality, Speed
 from compiler.tune.files import candidate_file, remove_made
 from compiler.tune.gguf_space import Sensitive
+from compiler.tune.judged import decoder_quality
 from security.bundle.manifest import LLAMA_CPP
 from security.files import write_atomic
 from security.strictjson import JsonValue
 
 BATCHES: Final = (1, 4, 16)
 PREFILL: Final = 512
+# What a quick look takes of the text: enough to tell what is ruined.
+QUICK_TOKENS: Final = 512
 _SUFFIX: Final = ".gguf"
 _KEEP: Final = GgufPlan()
-_FAILURES: Final = (QuantizationError, ChildError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class GgufSource:
         evaluation: text to judge on.
         calibration: text for the importance matrix, or None.
         threads: of llama.cpp.
-        window: tokens that are judged together.
+        window: tokens that are judged together, at most the model's context.
         windows: how many of them.
         seconds: of one timing of one batch.
         batches: clients at once that are timed.
@@ -126,8 +127,12 @@ class GgufBench:
 
     @property
     def has_quick(self) -> bool:
-        """Whether there is more than one window."""
-        return self._source.windows > 1
+        """Whether there is more text than a quick look takes."""
+        return self._source.windows > self._quick_windows
+
+    @property
+    def _quick_windows(self) -> int:
+        return max(1, QUICK_TOKENS // self._source.window)
 
     def prepare(self, progress: Progress) -> None:
         """Tokenize the texts, keep the reference's distributions, gather importance.
@@ -139,7 +144,7 @@ class GgufBench:
         progress("tokenizing", 0.0)
         tokens = tokenize(source.path, source.evaluation)
         for quick in (True, False) if self.has_quick else (False,):
-            windows = 1 if quick else source.windows
+            windows = self._quick_windows if quick else source.windows
             path = self._folder / f"reference-{self._key()}-{windows}.json"
             # Written last of its files: where it is, both are whole.
             if not path.exists():
@@ -163,7 +168,7 @@ class GgufBench:
         path = candidate_file(self._folder, candidate, _SUFFIX)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with candidates_fault():
                 quantize_gguf(
                     self._source.path,
                     path,
@@ -172,8 +177,6 @@ class GgufBench:
                     threads=self._source.threads,
                     progress=progress,
                 )
-            except _FAILURES as error:
-                raise CandidateFailedError(str(error)) from error
         return path
 
     def discard(self, candidate: Candidate) -> None:
@@ -183,29 +186,20 @@ class GgufBench:
     def quality(self, candidate: Candidate, *, quick: bool, progress: Progress) -> Quality:
         """Compare the candidate's distributions with the reference's."""
         path = self.make(candidate, progress)
-        try:
+        with candidates_fault():
             seen = compare(
                 path,
                 self._references[quick and self.has_quick],
                 threads=self._source.threads,
                 progress=progress,
             )
-        except _FAILURES as error:
-            raise CandidateFailedError(str(error)) from error
-        return Quality(
-            samples=seen.tokens,
-            kl_mean=seen.kl_mean,
-            kl_p99=seen.kl_p99,
-            perplexity=seen.perplexity,
-            perplexity_ratio=seen.perplexity_ratio,
-            top1=seen.top1,
-        )
+            return decoder_quality(seen)
 
     def speeds(self, candidates: Sequence[Candidate], progress: Progress) -> list[Speed]:
         """Time the candidates once, interleaved."""
         source = self._source
         jobs = [(self.make(one, silent), _settings(one)) for one in candidates]
-        try:
+        with candidates_fault():
             seen = measure_speeds(
                 jobs,
                 batches=source.batches,
@@ -214,8 +208,6 @@ class GgufBench:
                 rounds=1,
                 progress=progress,
             )
-        except _FAILURES as error:
-            raise CandidateFailedError(str(error)) from error
         found = []
         for one in seen:
             rates = {f"decode@{batch}": spread.median for batch, spread in one.decode.items()}
@@ -223,23 +215,25 @@ class GgufBench:
             found.append(Speed(rates, one.load_seconds.median, one.peak_mib))
         return found
 
-    def ranking(self, kind: str) -> list[Sensitive]:
+    def ranking(self, kind: str, progress: Progress) -> list[Sensitive]:
         """Return what narrowing each group of layer tensors to a format costs; kept on disk.
 
-        Judged on one window: it ranks, and what is made by the ranking is judged in full.
+        Judged on a part of the text: it ranks, and what is made by the ranking is judged in full.
         """
         path = self._folder / f"ranking-{self._key()}-{kind}.json"
         if not path.exists():
             try:
-                seen = measure_groups(
-                    self._source.path,
-                    self._references[self.has_quick],
-                    kind,
-                    imatrix=self._importance,
-                    groups=sorted({group_of(one.name) for one in self._layers()}),
-                    threads=self._source.threads,
-                )
-            except _FAILURES:
+                with candidates_fault():
+                    seen = measure_groups(
+                        self._source.path,
+                        self._references[self.has_quick],
+                        kind,
+                        imatrix=self._importance,
+                        groups=sorted({group_of(one.name) for one in self._layers()}),
+                        threads=self._source.threads,
+                        progress=progress,
+                    )
+            except CandidateFailedError:
                 return []
             values = [[one.group, one.type, one.quality.kl_mean, one.saved_bytes] for one in seen]
             write_atomic(path, json.dumps(values).encode())
@@ -260,7 +254,7 @@ class GgufBench:
                 source.path,
                 tokenize(source.path, source.calibration),
                 path,
-                window=source.window,
+                window=calibration_window(source.window),
                 min_tokens=source.min_calibration,
                 threads=source.threads,
                 progress=progress,

@@ -17,6 +17,7 @@ from typing import Final
 
 from compiler.llama.gguf_file import Tensor
 from compiler.llama.plan import EMBEDDING, KEEP, OUTPUT, TYPE_NUMBERS, GgufPlan, is_tied
+from compiler.progress import Progress
 from compiler.tune.candidate import REFERENCE, SETTINGS, Candidate
 from compiler.tune.choose import said_settings
 from security.bundle.manifest import LLAMA_CPP
@@ -51,7 +52,7 @@ class Sensitive:
     saved_bytes: int
 
 
-Ranking = Callable[[str], Sequence[Sensitive]]
+Ranking = Callable[[str, Progress], Sequence[Sensitive]]
 """Measures what each group of layer tensors costs in a format."""
 
 
@@ -107,14 +108,16 @@ class GgufSpace:
         )
         return list({one.digest: one for one in found}.values())
 
-    def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+    def refine(
+        self, kept: list[Candidate], left: list[Candidate], progress: Progress
+    ) -> list[Candidate]:
         """Return mixes around the best within the promise and around the closest beyond it."""
         found: list[Candidate] = []
         if self._ranking is not None and self._max_kl is not None:
             for best in kept[:2]:
-                found += self._narrowed(GgufPlan.from_dict(best.plan), best.label)
+                found += self._narrowed(GgufPlan.from_dict(best.plan), best.label, progress)
             for closest in left[:1]:
-                found += self._widened(GgufPlan.from_dict(closest.plan), closest.label)
+                found += self._widened(GgufPlan.from_dict(closest.plan), closest.label, progress)
         return list({one.digest: one for one in found}.values())
 
     def settings(self, best: Candidate) -> list[Candidate]:
@@ -183,7 +186,7 @@ class GgufSpace:
                     found.append(self._candidate(both, "whole", f"{said}, output {kind}"))
         return found
 
-    def _narrowed(self, plan: GgufPlan, label: str) -> list[Candidate]:
+    def _narrowed(self, plan: GgufPlan, label: str, progress: Progress) -> list[Candidate]:
         """Narrow layers of a plan that leaves them as given, the cheapest first.
 
         The shares of the bound that `_MIXES` spend assume that divergences add up, which
@@ -191,7 +194,7 @@ class GgufSpace:
         """
         if plan.default != KEEP or plan.tensors or self._max_kl is None:
             return []
-        ranking = self._ranked("Q4_0")
+        ranking = self._ranked("Q4_0", progress)
         found = []
         for share in _MIXES:
             chosen, spent = [], 0.0
@@ -206,11 +209,11 @@ class GgufSpace:
                 found.append(self._candidate(mixed, "mix", said))
         return found
 
-    def _widened(self, plan: GgufPlan, label: str) -> list[Candidate]:
+    def _widened(self, plan: GgufPlan, label: str, progress: Progress) -> list[Candidate]:
         """Give the most sensitive layers of a whole-model plan their given format back."""
         if plan.default == KEEP or plan.tensors or plan.default not in TYPE_NUMBERS:
             return []
-        worst = list(reversed(self._ranked(plan.default)))
+        worst = list(reversed(self._ranked(plan.default, progress)))
         found = []
         for share in _MIXES[:-1]:
             kept = [one.group for one in worst[: max(1, round(share * len(worst)))]]
@@ -219,10 +222,10 @@ class GgufSpace:
             found.append(self._candidate(mixed, "mix", said))
         return found
 
-    def _ranked(self, kind: str) -> Sequence[Sensitive]:
+    def _ranked(self, kind: str, progress: Progress) -> Sequence[Sensitive]:
         """Return groups by divergence for each byte saved, the cheapest first."""
         if kind not in self._rankings and self._ranking is not None:
-            known = [one for one in self._ranking(kind) if one.saved_bytes > 0]
+            known = [one for one in self._ranking(kind, progress) if one.saved_bytes > 0]
             known.sort(key=lambda one: one.divergence / one.saved_bytes)
             self._rankings[kind] = known
         return self._rankings.get(kind, ())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from casemate.cpu import detect
+from compiler.llama.gguf_file import check_file
+from compiler.llama.imatrix import tokenize
+from compiler.llama.speed import MIN_PREFILL
 from compiler.progress import Progress, silent
 from compiler.report.record import WorstTensor
 from compiler.targets.target import is_this_machine
 from compiler.tune.bench import Bench
 from compiler.tune.finish import finish_search
-from compiler.tune.gguf_bench import GgufBench, GgufSource
+from compiler.tune.gguf_bench import PREFILL, GgufBench, GgufSource
 from compiler.tune.gguf_predict import gguf_predictor
 from compiler.tune.gguf_space import GgufSpace
 from compiler.tune.predict import PredictingBench
 from compiler.tune.request import Tuned, TuneRequest
+from compiler.tune.windows import window_of, windows_of
 
 
 def tune_gguf(
@@ -35,10 +39,7 @@ def tune_gguf(
     """
     here = is_this_machine(request.target)
     if source is None:
-        threads = request.target.cores if here else detect().threads
-        source = GgufSource(
-            request.source, request.texts.evaluation, request.texts.calibration, threads
-        )
+        source = _how(request, request.target.cores if here else detect().threads)
     measuring = GgufBench(source, request.folder)
     bench: Bench = measuring
     if not here:
@@ -53,6 +54,23 @@ def tune_gguf(
         runs_here=here,
     )
     return finish_search(request, bench, space, progress, lambda: _worst(space))
+
+
+def _how(request: TuneRequest, threads: int) -> GgufSource:
+    """Return how to measure by default: within the model's context, on what the text has."""
+    summary = check_file(request.source)
+    window = window_of(summary.context_tokens)
+    tokens = tokenize(request.source, request.texts.evaluation)
+    size = request.source.stat().st_size
+    return GgufSource(
+        request.source,
+        request.texts.evaluation,
+        request.texts.calibration,
+        threads,
+        window=window,
+        windows=windows_of(len(tokens), window, size, summary.vocabulary_size),
+        prefill=max(MIN_PREFILL, min(PREFILL, summary.context_tokens)),
+    )
 
 
 def _worst(space: GgufSpace) -> list[WorstTensor]:

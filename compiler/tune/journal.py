@@ -27,7 +27,7 @@ from security.strictjson import JsonValue, StrictJsonError, canonical, parse
 
 FORMAT: Final = "casemate.search/1"
 JOURNAL_NAME: Final = "search.jsonl"
-KINDS: Final = ("context", "made", "quality", "speed", "failed", "ranking")
+KINDS: Final = ("context", "made", "quality", "speed", "failed")
 _MAX_LINE_BYTES: Final = 4 << 20
 _MAX_BYTES: Final = 256 << 20
 _MAX_DEPTH: Final = 10

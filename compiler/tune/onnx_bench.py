@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casemate.cpu import detect
-from compiler.errors import ChildError, QuantizationError, SearchError
+from compiler.errors import SearchError
 from compiler.files import MAX_TOKENIZER_BYTES, digest_of, read_bytes
 from compiler.onnx_measure.outputs import encode_texts, run_outputs
 from compiler.onnx_measure.quality import compare_outputs
@@ -30,14 +29,14 @@ from compiler.onnx_quantize.plan import FLOAT32, OnnxPlan
 from compiler.onnx_quantize.quantize import quantize_onnx
 from compiler.onnx_quantize.sensitivity import rank_sensitivity
 from compiler.progress import Progress, labels
-from compiler.tune.bench import CandidateFailedError
+from compiler.tune.bench import CandidateFailedError, candidates_fault
 from compiler.tune.candidate import REFERENCE, Candidate, Quality, Speed
 from compiler.tune.files import candidate_file, remove_made
+from compiler.tune.judged import CLASSIFY, encoder_quality
 from security.bundle.manifest import ONNXRUNTIME
 from security.strictjson import JsonValue
 
 EMBED: Final = "embed"
-CLASSIFY: Final = "classify"
 CASES: Final = ((1, 16), (1, 128), (32, 16), (32, 128))
 _LEAST_TEXTS: Final = 16
 _MOST_CALIBRATION: Final = 64
@@ -144,10 +143,8 @@ class OnnxBench:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             needed = self.calibration() if plan.needs_calibration else None
-            try:
+            with candidates_fault():
                 quantize_onnx(self._source.graph, path, plan, needed, labels(progress, 4))
-            except (QuantizationError, ChildError) as error:
-                raise CandidateFailedError(str(error)) from error
         return path
 
     def discard(self, candidate: Candidate) -> None:
@@ -160,26 +157,10 @@ class OnnxBench:
         if self._right is None:
             raise SearchError("a bench is prepared before it judges")
         progress("running on the texts", 0.0)
-        given = self._source.labels
-        try:
+        source = self._source
+        with candidates_fault():
             found = self._outputs(self.make(candidate, progress))
-            seen = compare_outputs(self._right, found, given)
-        except (QuantizationError, ChildError) as error:
-            raise CandidateFailedError(str(error)) from error
-        classes = self._source.task == CLASSIFY
-        drop = None
-        if seen.accuracy is not None and seen.reference_accuracy is not None:
-            drop = seen.reference_accuracy - seen.accuracy
-        correlation = seen.similarity_spearman
-        known = not classes and math.isfinite(correlation)
-        return Quality(
-            samples=seen.rows,
-            kl_mean=seen.kl_mean if classes else None,
-            top1=seen.top1 if classes else None,
-            accuracy=seen.accuracy,
-            accuracy_drop=drop,
-            spearman=min(1.0, max(-1.0, correlation)) if known else None,
-        )
+            return encoder_quality(compare_outputs(self._right, found, source.labels), source.task)
 
     def speeds(self, candidates: Sequence[Candidate], progress: Progress) -> list[Speed]:
         """Time each graph at each shape, once."""
@@ -187,7 +168,7 @@ class OnnxBench:
         for number, candidate in enumerate(candidates):
             progress(f"timing {candidate.label}", number / len(candidates))
             threads = candidate.settings.get("threads")
-            try:
+            with candidates_fault():
                 seen = measure_onnx_speed(
                     self.make(candidate, progress),
                     cases=self._source.cases,
@@ -195,8 +176,6 @@ class OnnxBench:
                     seconds=self._source.seconds,
                     rounds=1,
                 )
-            except (QuantizationError, ChildError) as error:
-                raise CandidateFailedError(str(error)) from error
             rates = {f"encode@{one.batch}x{one.length}": one.median for one in seen.cases}
             found.append(Speed(rates, seen.load_seconds, seen.peak_mib))
         return found
@@ -214,16 +193,16 @@ class OnnxBench:
             encode_texts(self._source.tokenizer, texts, batch=_BATCH, max_tokens=_MAX_TOKENS)
         )
 
-    def ranking(self, plan: OnnxPlan) -> list[str]:
+    def ranking(self, plan: OnnxPlan, progress: Progress) -> list[str]:
         """Return tensor names by the error that quantizing each alone causes, worst first.
 
         Raises:
             CandidateFailedError: it cannot be measured.
         """
-        try:
-            found = rank_sensitivity(self._source.graph, plan, self.calibration())
-        except (QuantizationError, ChildError) as error:
-            raise CandidateFailedError(str(error)) from error
+        with candidates_fault():
+            found = rank_sensitivity(
+                self._source.graph, plan, self.calibration(), progress=progress
+            )
         return [one.tensor for one in found]
 
     def _outputs(self, graph: Path) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from compiler.onnx_quantize.plan import (
     STATIC_INT8,
     OnnxPlan,
 )
+from compiler.progress import Progress
 from compiler.tune.bench import CandidateFailedError
 from compiler.tune.candidate import SETTINGS, Candidate
 from security.bundle.manifest import ONNXRUNTIME
@@ -40,7 +41,7 @@ class OnnxSpace:
         *,
         calibrated: bool,
         reduce_range: bool,
-        ranking: Callable[[OnnxPlan], list[str]] | None = None,
+        ranking: Callable[[OnnxPlan, Progress], list[str]] | None = None,
         runs_here: bool = True,
     ) -> None:
         """Set the space up.
@@ -80,7 +81,9 @@ class OnnxSpace:
             ]
         return [self._candidate(plan, "whole") for plan in plans]
 
-    def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+    def refine(
+        self, kept: list[Candidate], left: list[Candidate], progress: Progress
+    ) -> list[Candidate]:
         """Return the closest of those that break the promise with tensors left in float."""
         del kept
         found = []
@@ -88,7 +91,7 @@ class OnnxSpace:
             plan = OnnxPlan.from_dict(closest.plan)
             if plan.kind == FLOAT16 or plan.excluded:
                 continue
-            names = self._worst(plan, closest.plan_digest)
+            names = self._worst(plan, closest.plan_digest, progress)
             counts = {max(1, round(share * len(names))) for share in _SHARES if names}
             for count in sorted(counts):
                 mixed = replace(plan, excluded=tuple(sorted(names[:count])))
@@ -112,13 +115,13 @@ class OnnxSpace:
             for count in counts
         ]
 
-    def _worst(self, plan: OnnxPlan, key: str) -> list[str]:
+    def _worst(self, plan: OnnxPlan, key: str, progress: Progress) -> list[str]:
         if key not in self._ranked:
             self._ranked[key] = []
             if self._ranking is not None and self._calibrated:
                 # A ranking that fails costs the mixes, not the search.
                 try:
-                    self._ranked[key] = self._ranking(plan)
+                    self._ranked[key] = self._ranking(plan, progress)
                 except CandidateFailedError:
                     return []
         return self._ranked[key]

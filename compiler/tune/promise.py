@@ -113,7 +113,7 @@ class Promise:
     def excess(self, quality: Quality, clause: Clause) -> float:
         """Return how far a figure is beyond a clause: 0 kept, 1 by the bound's own size.
 
-        Infinite where the figure is missing and the clause was insisted on.
+        Infinite where the figure is no finite number, or is missing and the clause was insisted on.
         """
         bound: float | None = getattr(self, clause.name)
         value: float | None = getattr(quality, clause.figure)
@@ -121,6 +121,8 @@ class Promise:
             return 0.0
         if value is None:
             return math.inf if clause.name in self.insisted else 0.0
+        if not math.isfinite(value):
+            return math.inf
         over = value - bound if clause.upper else bound - value
         # What is bounded from below lies near 1: what matters is what is missing from 1.
         scale = abs(bound) if clause.upper else 1.0 - bound

@@ -27,7 +27,7 @@ from compiler.progress import Progress, silent
 from compiler.tune.bench import Bench, Space
 from compiler.tune.candidate import SETTINGS, Candidate, Trial
 from compiler.tune.choose import Choice, Load, choose, settings_advice
-from compiler.tune.clock import Clock
+from compiler.tune.clock import Clock, OutOfTimeError
 from compiler.tune.journal import Journal
 from compiler.tune.promise import Promise
 from compiler.tune.trials import Trials
@@ -133,8 +133,7 @@ class _Search:
         self._judge(self._space.seeds(), _SEEDS, "first candidates")
         self._time(self._survivors(), 1, _FIRST, "first round")
         for _ in range(_REFINEMENTS):
-            kept, left = self._ranked()
-            self._judge(self._space.refine(kept, left), _REFINED, "refinement")
+            self._judge(self._refined(), _REFINED, "refinement")
             self._time(self._survivors(), 1, _REFINED, "refinement")
         self._time_finalists()
         self._run_differently()
@@ -149,6 +148,19 @@ class _Search:
                 f"nothing of the promise ({promise.name}) can be measured for this source: give "
                 "labelled examples or texts, or promise a figure that it has"
             )
+
+    def _refined(self) -> list[Candidate]:
+        """Return what to try around the best; nothing where looking for it takes too long."""
+        kept, left = self._ranked()
+        inner = self._clock.bounded(self._within_step("refinement"), _REFINED)
+        try:
+            # Ranking tensors makes and judges several files.
+            if self._clock.allows(_REFINED, self._clock.expected("quality")):
+                return self._space.refine(kept, left, inner)
+        except OutOfTimeError:
+            pass
+        self._note("refinement: tensors were not ranked for time")
+        return []
 
     def _judge(self, candidates: Sequence[Candidate], share: float, stage: str) -> None:
         """Judge the quality of candidates; those that are ruined are dropped."""
@@ -262,13 +274,22 @@ class _Search:
         return list({one.digest: one for one in wanted}.values())
 
     def _result(self) -> SearchResult:
+        choice = self._checked_choice()
         trials = tuple(self._trials.all)
-        choice = choose(trials, self._request.promise, self._request.load)
         reference = self._trials.get(self._bench.reference)
         advice = settings_advice(trials, choice.chosen, self._request.load)
         return SearchResult(
             reference, trials, choice, self._clock.elapsed, tuple(self._notes), advice
         )
+
+    def _checked_choice(self) -> Choice:
+        """Choose, and see that the file that lies there is the one that was measured."""
+        while True:
+            choice = choose(self._trials.all, self._request.promise, self._request.load)
+            chosen = choice.chosen.candidate
+            inner = self._within_step(chosen.label)
+            if self._trials.make(chosen, inner).dropped is None:
+                return choice
 
     def _excess(self, trial: Trial) -> float:
         return self._request.promise.worst_excess(trial.quality) if trial.quality else 0.0

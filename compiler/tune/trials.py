@@ -1,9 +1,14 @@
 """What a search knows of each candidate, and the only place where it learns more.
 
 Every method first asks the journal: a measurement that is there is not made again. A
-candidate that fails (its plan cannot be carried out, its process died) is remembered as
-failed, with the reason, and the search goes on; a full disk is not the candidate's fault
-and ends the search, which continues later from the journal.
+candidate that fails (its plan cannot be carried out, its process reports an error) is
+remembered as failed, with the reason, and the search goes on. One whose process was killed
+is dropped for now, and tried again when the search is. A full disk is not the candidate's
+fault and ends the search, which continues later from the journal. Nor is the reference ever
+remembered as failed.
+
+A file is believed if it is the one that the journal speaks of, by size and digest; it is made
+anew otherwise.
 """
 
 from __future__ import annotations
@@ -12,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from compiler.files import digest_of
 from compiler.errors import SearchError
+from compiler.files import digest_of
 from compiler.progress import Progress
-from compiler.tune.bench import Bench, CandidateFailedError
+from compiler.tune.bench import Bench, CandidateFailedError, CandidateKilledError
 from compiler.tune.candidate import Candidate, Quality, Round, Speed, Trial
 from compiler.tune.clock import Clock
 from compiler.tune.journal import Entry, Journal
@@ -34,6 +39,8 @@ class Trials:
         self._journal = journal
         self._clock = clock
         self._by_digest: dict[str, Trial] = {}
+        # Size and digest of the files that this run has seen, by plan.
+        self._seen: dict[str, tuple[int, str]] = {}
 
     @property
     def all(self) -> list[Trial]:
@@ -54,6 +61,7 @@ class Trials:
         others = (one for one in self.all if one.candidate.plan_digest == plan)
         if all(one.dropped is not None for one in others):
             self._bench.discard(trial.candidate)
+            self._seen.pop(plan, None)
         return dropped
 
     def make(self, candidate: Candidate, progress: Progress) -> Trial:
@@ -62,17 +70,36 @@ class Trials:
         if trial.dropped is not None:
             return trial
         try:
-            with self._clock.step("make"):
-                path = self._bench.make(candidate, progress)
+            size, digest = self._file(trial, progress)
         except CandidateFailedError as error:
             return self._failed(trial, error)
+        if trial.sha256 not in (None, digest):
+            return self.drop(trial, "made anew, its file is another than the one that was measured")
         if trial.sha256 is None:
-            size, digest = path.stat().st_size, digest_of(path)
             trial = replace(trial, size_bytes=size, sha256=digest)
             made: dict[str, JsonValue] = {"sha256": digest, "size_bytes": size}
             self._journal.add(Entry("made", candidate.plan_digest, made))
         self._by_digest[candidate.digest] = trial
         return trial
+
+    def _file(self, trial: Trial, progress: Progress) -> tuple[int, str]:
+        """Return size and digest of a candidate's file, made where it is not there or not it."""
+        plan = trial.candidate.plan_digest
+        if plan not in self._seen:
+            if trial.sha256 is None:
+                # Whatever lies there, nobody answers for it.
+                self._bench.discard(trial.candidate)
+            found = self._made(trial.candidate, progress)
+            if trial.sha256 is not None and found != (trial.size_bytes, trial.sha256):
+                self._bench.discard(trial.candidate)
+                found = self._made(trial.candidate, progress)
+            self._seen[plan] = found
+        return self._seen[plan]
+
+    def _made(self, candidate: Candidate, progress: Progress) -> tuple[int, str]:
+        with self._clock.step("make"):
+            path = self._bench.make(candidate, progress)
+        return path.stat().st_size, digest_of(path)
 
     def judge(self, candidate: Candidate, *, quick: bool, progress: Progress) -> Trial:
         """Make a candidate and judge its quality, on a part of the texts if `quick`."""
@@ -91,7 +118,7 @@ class Trials:
                 return self._failed(trial, error)
             value: dict[str, JsonValue] = {"quick": quick, "quality": known.to_dict()}
             self._journal.add(Entry("quality", candidate.plan_digest, value))
-        trial = replace(trial, quality=known)
+        trial = replace(trial, quality=known, quick=quick)
         self._by_digest[candidate.digest] = trial
         return trial
 
@@ -130,8 +157,13 @@ class Trials:
 
     def _failed(self, trial: Trial, error: CandidateFailedError) -> Trial:
         reason = str(error)[:_MAX_REASON_CHARS]
-        self._journal.add(Entry("failed", trial.candidate.digest, {"reason": reason}))
+        passing = isinstance(error, CandidateKilledError)
+        if not passing and not self._is_reference(trial.candidate):
+            self._journal.add(Entry("failed", trial.candidate.digest, {"reason": reason}))
         return self.drop(trial, f"failed: {reason}")
+
+    def _is_reference(self, candidate: Candidate) -> bool:
+        return candidate.digest == self._bench.reference.digest
 
     def _remembered(self, candidate: Candidate) -> Trial:
         trial = Trial(candidate)
@@ -147,6 +179,8 @@ class Trials:
         except FieldError as error:
             raise self._damaged(error) from error
         trial = replace(trial, rounds=tuple(rounds))
+        if self._is_reference(candidate):
+            return trial
         for value in self._journal.find("failed", candidate.digest):
             return replace(trial, dropped=f"failed: {value.get('reason')}")
         return trial

@@ -76,6 +76,7 @@ class Session:
             raise SourceError(f"{path}: llama.cpp cannot load it")
         self.vocabulary = c_api.llama_model_get_vocab(self._model)
         self.size = int(c_api.llama_vocab_n_tokens(self.vocabulary))
+        self.trained_context = int(c_api.llama_model_n_ctx_train(self._model))
         if config.without_weights:
             return
         self._context = self._make_context(config, on_node)

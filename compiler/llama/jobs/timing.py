@@ -1,7 +1,8 @@
 """Job: load a model once and time prefill and decoding at several numbers of clients.
 
 Each decode step gives every client one token; tokens are made from a seed, since speed
-does not depend on which they are. Sampling is not timed. One short round warms up.
+does not depend on which they are. Sampling is not timed. One short round warms up. No
+sequence gets longer than the model's context: clients begin anew there.
 """
 
 from __future__ import annotations
@@ -63,24 +64,34 @@ def _prefill(session: Session, tokens: list[int], step: int) -> float:
 
 def _decode(session: Session, clients: int, tokens: list[int], seconds: float) -> float:
     """Return tokens/s of all clients together."""
+    steps, taken = 0, 0.0
+    while True:
+        done, passed = _decode_once(session, clients, tokens, seconds - taken, _MAX_STEPS - steps)
+        steps, taken = steps + done, taken + passed
+        if taken >= seconds or steps + _WARM_STEPS >= _MAX_STEPS:
+            return clients * steps / taken
+
+
+def _decode_once(
+    session: Session, clients: int, tokens: list[int], seconds: float, most: int
+) -> tuple[int, float]:
+    """Return how many steps were timed from a new prompt on, and how long they took."""
     session.clear()
     slots = list(range(clients))
-    prompt = tokens[:_PROMPT]
+    prompt = tokens[: min(_PROMPT, max(1, session.trained_context // 2))]
+    count = len(prompt)
     for slot in slots:
-        count = len(prompt)
         session.decode(prompt, range(count), [slot] * count, [False] * count)
-    position = len(prompt)
-    steps = 0
+    most = max(_WARM_STEPS + 1, min(most, session.trained_context - count))
     start = time.perf_counter()
-    for step in range(-_WARM_STEPS, _MAX_STEPS - _WARM_STEPS):
-        if step == 0:
+    for step in range(most):
+        if step == _WARM_STEPS:
             start = time.perf_counter()
         chosen = [tokens[(slot * 7 + step) % len(tokens)] for slot in slots]
-        session.decode(chosen, [position] * clients, slots, [True] * clients)
+        session.decode(chosen, [count + step] * clients, slots, [True] * clients)
         # Reading them waits for the step to end.
         session.logits(1)
-        position += 1
-        steps = step + 1
-        if steps > 0 and time.perf_counter() - start >= seconds:
+        passed = time.perf_counter() - start
+        if step >= _WARM_STEPS and passed >= seconds:
             break
-    return clients * max(steps, 1) / (time.perf_counter() - start)
+    return step + 1 - _WARM_STEPS, passed

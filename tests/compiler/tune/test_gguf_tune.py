@@ -10,7 +10,7 @@ import pytest
 from compiler.errors import QuantizationError
 from compiler.llama.gguf_file import open_gguf
 from compiler.llama.plan import GgufPlan
-from compiler.progress import silent
+from compiler.progress import Progress, silent
 from compiler.report.page import render_page
 from compiler.report.record import encode_record, parse_record
 from compiler.targets.choosing import named_targets, this_machine
@@ -46,7 +46,9 @@ class FewSeeds(GgufSpace):
             *[one for one in super().seeds() if one.label.startswith("layers Q4_0")][:1],
         ]
 
-    def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+    def refine(
+        self, kept: list[Candidate], left: list[Candidate], progress: Progress
+    ) -> list[Candidate]:
         return []
 
 

@@ -102,7 +102,9 @@ class BitSpace:
     def seeds(self) -> list[Candidate]:
         return [form(bits) for bits in (2, 4, 8, 12, 16)]
 
-    def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+    def refine(
+        self, kept: list[Candidate], left: list[Candidate], progress: Progress
+    ) -> list[Candidate]:
         found = [form(int(str(one.plan["bits"])) - 1) for one in kept[:1]]
         return found + [form(int(str(one.plan["bits"])) + 1) for one in left[:1]]
 
@@ -152,7 +154,9 @@ def test_a_lucky_first_round_wins_nothing(tmp_path: Path) -> None:
         def seeds(self) -> list[Candidate]:
             return [form(bits) for bits in range(9, 16)]
 
-        def refine(self, kept: list[Candidate], left: list[Candidate]) -> list[Candidate]:
+        def refine(
+            self, kept: list[Candidate], left: list[Candidate], progress: Progress
+        ) -> list[Candidate]:
             return []
 
     request = SearchRequest(make_promise(None, max_kl=0.01), Load(1), tmp_path, rounds=3)
