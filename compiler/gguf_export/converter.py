@@ -117,9 +117,10 @@ def _described(folder: Path) -> str:
     """Return git's name for the checkout, or "" where it is none."""
     if not (folder / ".git").exists():
         return ""
-    # A checkout may name a program to watch its files; variables may name another checkout.
+    # A checkout may name programs that watch or filter its files: never look at the files
+    # (no --dirty; the script's digest tells a change). Variables may name another checkout.
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder)]
-    command += ["describe", "--always", "--dirty", "--tags"]
+    command += ["describe", "--always", "--tags"]
     variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         result = subprocess.run(

@@ -157,7 +157,7 @@ def truncated(folder: Path) -> None:
     [
         (no_tokenizer, "has no tokenizer.json"),
         (pickled, "never opened; convert them to safetensors"),
-        (truncated, "model.safetensors: is cut short"),
+        (truncated, "model.safetensors: ends within"),
     ],
 )
 def test_a_bad_source_is_refused_by_name(
