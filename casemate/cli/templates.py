@@ -143,7 +143,7 @@ direction = "both"
 # max_epsilon = 8.0
 # max_delta = 1e-5
 # audited = true
-# min_audit_ceiling = 3.0    # what the audit must have been able to show
+# min_audit_ceiling = 3.0
 """
 
 _CLIENT = """\
