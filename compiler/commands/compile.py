@@ -199,4 +199,7 @@ def quality_text(quality: dict[str, Any] | None) -> str:
         "spearman": "Spearman {:.4f}",
     }
     found = [text.format(quality[key]) for key, text in words.items() if quality[key] is not None]
-    return ", ".join(found) or "not measured"
+    if not found:
+        return "not measured"
+    what = "texts" if quality["perplexity"] is None else "tokens"
+    return f"{', '.join(found)}, on {quality['samples']:,} {what}"

@@ -39,7 +39,7 @@ def tune_gguf(
     """
     here = is_this_machine(request.target)
     if source is None:
-        source = _how(request, request.target.cores if here else detect().threads)
+        source = default_source(request, request.target.cores if here else detect().threads)
     measuring = GgufBench(source, request.folder)
     bench: Bench = measuring
     if not here:
@@ -56,7 +56,7 @@ def tune_gguf(
     return finish_search(request, bench, space, progress, lambda: _worst(space))
 
 
-def _how(request: TuneRequest, threads: int) -> GgufSource:
+def default_source(request: TuneRequest, threads: int) -> GgufSource:
     """Return how to measure by default: within the model's context, on what the text has."""
     summary = check_file(request.source)
     window = window_of(summary.context_tokens)

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from casemate.cli.main import cli
 from compiler.bundling.workfolder import work_folder
+from compiler.commands.compile import quality_text
 from compiler.report.record import parse_record
 from security.bundle.attestations import STATEMENT_TYPE
 from security.bundle.opening import open_unsigned
@@ -176,20 +177,33 @@ def test_a_bad_source_is_refused_by_name(
         (["--target", "vax"], "there is no target 'vax'"),
         (["--target", VNNI, "--target", VNNI], "could not tell them apart"),
         (["--format", "q4_0"], "ONNX has no format 'q4_0' here; there are float32"),
-        (["--format", "int8-static"], None),
         (["--min-spearman", "2"], "min_spearman: must be from -1 to 1"),
     ],
 )
 def test_what_cannot_be_asked_for(
-    encoder: Path, tmp_path: Path, more: list[str], message: str | None
+    encoder: Path, tmp_path: Path, more: list[str], message: str
 ) -> None:
     result = compiled(encoder, tmp_path / "out", *more)
-    if message is None:
-        assert result.exit_code == 0, result.output
-        return
     assert result.exit_code == 1
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_static_ranges_come_from_texts_that_nothing_is_judged_on(
+    encoder: Path, tmp_path: Path
+) -> None:
+    data = document(compiled(encoder, tmp_path / "out", "--format", "int8-static"))
+    # Of the 64 built-in sentences every third is calibrated with.
+    assert data["variants"][0]["quality"]["samples"] == 42
+
+
+def test_a_bound_that_nothing_measures_is_not_kept(tmp_path: Path) -> None:
+    source = tiny_gguf(tmp_path / "t.gguf")
+    result = compiled(source, tmp_path / "out", "--format", "q8_0", "--max-kl", "0.5")
+    assert result.exit_code == 1
+    assert "mean KL divergence was not measured" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    document(compiled(source, tmp_path / "out", "--format", "q8_0"))
 
 
 def test_usage_is_wrong_where_options_contradict(encoder: Path, tmp_path: Path) -> None:
@@ -358,6 +372,17 @@ def test_quantize_and_compare(encoder: Path, tmp_path: Path) -> None:
     assert "they cannot be compared" in str(other.exception)
 
 
+def test_another_vocabulary_of_the_same_size_is_seen(tmp_path: Path) -> None:
+    first = tiny_gguf(tmp_path / "first.gguf")
+    data = first.read_bytes()
+    assert data.count("▁the".encode()) == 1
+    second = tmp_path / "second.gguf"
+    second.write_bytes(data.replace("▁the".encode(), "▁eht".encode()))
+    result = casemate("compare", first, second, "--no-speed", "--json")
+    assert result.exit_code == 1
+    assert "has another tokenizer" in str(result.exception)
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Enough text for a decoder: 600 lines of a few words."""
@@ -377,6 +402,8 @@ def test_a_decoder_is_judged_on_texts_that_are_given(tmp_path: Path, words: Path
     assert variant["format"] == "q8_0"
     assert 0 <= variant["quality"]["kl_mean"] < 0.03
     assert data["size_bytes"] < source.stat().st_size
+    samples = variant["quality"]["samples"]
+    assert quality_text(variant["quality"]).endswith(f"on {samples:,} tokens")
     result = compiled(source, tmp_path / "no", *more, "--format", "q4_0", "--max-kl", "0")
     assert "--format q4_0 breaks the promise" in str(result.exception)
     data = document(casemate("compare", source, tmp_path / "out", "--data", words, "--no-speed",

@@ -12,7 +12,7 @@ import pytest
 
 from compiler.child.job import run_child
 from compiler.child.program import run_program
-from compiler.errors import ChildError, QuantizationError, SourceError
+from compiler.errors import ChildError, ChildKilledError, QuantizationError, SourceError
 
 JOB = "tests.compiler.child.misbehaving"
 
@@ -55,6 +55,19 @@ def test_a_crash_names_its_signal_and_no_text() -> None:
     assert "GGML_ASSERT(n > 0) failed" in message
     assert "secret" not in message
     assert "another" not in message
+
+
+@pytest.mark.parametrize("how", ["crash", "leave files", "no memory", "wait"])
+def test_what_may_pass_is_told_from_what_fails_each_time(how: str) -> None:
+    with pytest.raises(ChildKilledError):
+        run_child(JOB, {"how": how}, seconds=1.0 if how == "wait" else None)
+
+
+@pytest.mark.parametrize("how", ["exit", "half an answer", "unforeseen"])
+def test_what_fails_each_time_was_not_killed(how: str) -> None:
+    with pytest.raises(ChildError) as caught:
+        run_child(JOB, {"how": how})
+    assert type(caught.value) is ChildError
 
 
 def test_an_exit_without_an_answer_names_its_status() -> None:

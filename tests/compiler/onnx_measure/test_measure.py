@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from scipy import stats  # type: ignore[import-untyped]
 
 from compiler.errors import QuantizationError, SourceError
@@ -92,6 +93,22 @@ def test_speed_is_measured_for_each_case(tmp_path: Path) -> None:
     assert speed.load_seconds > 0
     assert speed.peak_mib > 10
     assert speed.to_dict()["cases"][0]["batch"] == 1
+
+
+def test_a_vocabulary_of_five_is_timed(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "input_ids"], ["rows"])],
+        "g",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])],
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["batch", "tokens", 8])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "small.onnx"
+    path.write_bytes(model.SerializeToString())
+    speed = measure_onnx_speed(path, cases=[(1, 4), (2, 8)], seconds=0.01, rounds=1)
+    assert all(case.median > 0 for case in speed.cases)
 
 
 def test_bad_requests_are_refused(tmp_path: Path) -> None:

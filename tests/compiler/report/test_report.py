@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from compiler.report.page import render_page, write_page
 from compiler.report.picture import picture, write_picture
 from compiler.report.record import encode_record, parse_record
 from compiler.report.statement import COMPILATION_TYPE, statement
+from compiler.tune.journal import KINDS
 from compiler.tune.promise import CLAUSES, QUALITIES
 from security.strictjson import canonical
 from tests.compiler.report.records import record
@@ -57,6 +59,8 @@ def changed(path: str, value: Any) -> bytes:
         ("candidates.1.plan", {"output": "Q2_K"}, "digest: is not that of the plan"),
         ("candidates.1.settings", {"threads": 64}, "digest: is not that of the plan"),
         ("candidates.2.quality.kl_mean", 0.2, "chosen: breaks the promise"),
+        ("candidates.2.quick", True, "chosen: breaks the promise"),
+        ("candidates.1.quick", "no", "quick"),
         ("candidates.1.quality.top1", 1.5, "top1: must be in"),
         ("candidates.1.rates.decode@1.rate.count", 0, "count: must be an integer from 1"),
         ("candidates.1.rates.decode@1.rate.low", 1e9, "median: must be in"),
@@ -70,6 +74,21 @@ def test_a_record_that_breaks_the_format_names_the_field(
 ) -> None:
     with pytest.raises(ReportError, match=re.escape(message)):
         parse_record(changed(path, value))
+
+
+def test_what_was_seen_on_a_part_of_the_texts_says_so() -> None:
+    partly = [one["quick"] for one in json.loads(encode_record(record()))["candidates"]]
+    assert partly == [False] * 4 + [True]
+
+
+def test_the_document_has_the_kinds_of_lines_of_a_journal() -> None:
+    (said,) = re.findall(r"`kind` \(([^)]*)\)", " ".join(DOCUMENT.read_text().split()))
+    assert tuple(re.findall(r"`(\w+)`", said)) == KINDS
+
+
+def test_the_page_says_how_much_text_was_judged_on() -> None:
+    made = replace(record(), context={"window": 512, "windows": 6})
+    assert "1,536 tokens, in 6 windows of 512" in render_page(made)
 
 
 def test_other_bytes_of_the_same_content_are_refused() -> None:

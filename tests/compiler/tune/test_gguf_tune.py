@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import random
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compiler.errors import QuantizationError
 from compiler.llama.gguf_file import open_gguf
+from compiler.llama.imatrix import tokenize
+from compiler.llama.jobs import timing
+from compiler.llama.jobs.session import Session
 from compiler.llama.plan import GgufPlan
 from compiler.progress import Progress, silent
 from compiler.report.page import render_page
@@ -22,6 +28,7 @@ from compiler.tune.finish import finish_search
 from compiler.tune.gguf_bench import GgufBench, GgufSource
 from compiler.tune.gguf_predict import gguf_predictor, predict_speed
 from compiler.tune.gguf_space import GgufSpace
+from compiler.tune.gguf_tune import default_source
 from compiler.tune.predict import PredictingBench
 from compiler.tune.promise import make_promise
 from compiler.tune.request import Texts, Tuned, TuneRequest
@@ -138,6 +145,81 @@ def test_for_another_machine_speeds_are_predicted_and_quality_is_measured(
     assert all(one.predicted for one in found.record.candidates if one.rates)
     assert found.chosen.quality is not None
     assert "speeds predicted" in render_page(found.record)
+
+
+@pytest.fixture(scope="module")
+def short(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, made for 64 tokens."""
+    path = tmp_path_factory.mktemp("short") / "short.gguf"
+    key = b"llama.context_length" + struct.pack("<I", 4)
+    before, after = (key + struct.pack("<I", count) for count in (512, 64))
+    data = model.read_bytes()
+    assert data.count(before) == 1
+    path.write_bytes(data.replace(before, after))
+    return path
+
+
+def test_a_model_is_judged_and_timed_within_its_context(short: Path, tmp_path: Path) -> None:
+    asked = TuneRequest(
+        source=short,
+        target=this_machine(bandwidth_gb_s=10.0),
+        promise=PROMISE,
+        load=Load(1),
+        folder=tmp_path,
+        texts=Texts(text(1, 1200), text(2, 1200)),
+    )
+    source = default_source(asked, 1)
+    assert (source.window, source.prefill) == (64, 64)
+    tokens = len(tokenize(short, asked.texts.evaluation))
+    assert source.windows == tokens // 64 > 24
+    bench = GgufBench(replace(source, seconds=0.05), tmp_path)
+    bench.prepare(silent)
+    quality = bench.quality(bench.reference, quick=False, progress=silent)
+    # The second half of each window, without its last token, which nothing follows.
+    assert quality.samples == source.windows * 31
+    assert quality.samples > 3 * bench.quality(bench.reference, quick=True, progress=silent).samples
+    assert quality.kl_mean == pytest.approx(0, abs=1e-3)
+
+
+def test_decoding_is_timed_within_the_context(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    positions: list[int] = []
+
+    class Watched(Session):
+        def decode(
+            self,
+            tokens: Sequence[int],
+            positions_: Sequence[int],
+            slots: Sequence[int],
+            wanted: Sequence[bool],
+        ) -> None:
+            positions.extend(positions_)
+            super().decode(tokens, positions_, slots, wanted)
+
+    monkeypatch.setattr(timing, "Session", Watched)
+    arguments = {"gguf": str(short), "batches": [1, 2], "prefill": 64, "seconds": 0.05}
+    settings = {"threads": 1, "flash": True, "extra_buffers": True, "batch_tokens": 64}
+    answer = timing.serve(arguments | settings, silent)
+    assert max(positions) == 63
+    assert all(rate > 0 for rate in answer["decode"].values())
+
+
+def test_groups_are_ranked_in_sight_and_can_be_stopped(model: Path, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    bench = GgufBench(how(model, Texts(text(1, 300))), tmp_path)
+    bench.prepare(silent)
+    told: list[str] = []
+
+    def stop(label: str, fraction: float) -> None:
+        del fraction
+        told.append(label)
+        if len({one for one in told if one.startswith("ranking ")}) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        bench.ranking("Q4_0", stop)
+    assert not list(tmp_path.glob("ranking-*"))
 
 
 def test_text_that_is_too_short_is_refused(model: Path, tmp_path: Path) -> None:

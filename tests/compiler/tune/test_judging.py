@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.errors import PromiseError, SearchError
+from compiler.errors import PromiseError, RuinedError, SearchError
+from compiler.llama.quality import GgufQuality, summarize
+from compiler.onnx_measure.quality import compare_outputs
 from compiler.tune.candidate import Candidate, Quality, Round, Speed, Trial
-from compiler.tune.choose import Load, choose
+from compiler.tune.choose import Load, choose, loss
 from compiler.tune.clock import Clock, parse_duration
+from compiler.tune.judged import decoder_quality, encoder_quality
 from compiler.tune.pareto import pareto_front
 from compiler.tune.promise import CLAUSES, QUALITIES, Promise, make_promise
+from compiler.tune.windows import window_of, windows_of
 
 BASE = Speed({"decode@1": 70.0, "decode@16": 210.0, "prefill@512": 600.0})
 
@@ -59,8 +67,6 @@ def test_of_equally_fast_ones_the_closer_to_the_reference_is_chosen() -> None:
 
 
 def test_a_dropped_trial_is_not_chosen() -> None:
-    from dataclasses import replace
-
     dropped = replace(UNTIED, dropped="needs more memory than the target has")
     trials = [REFERENCE, dropped, WIDER]
     assert choose(trials, make_promise(None, max_kl=0.07), Load(1)).chosen is not dropped
@@ -81,6 +87,79 @@ def test_a_clause_that_was_insisted_on_and_not_measured_is_broken() -> None:
     assert make_promise("near-lossless").broken(quality) == ()
     insisted = make_promise("near-lossless", min_accuracy=0.9)
     assert insisted.broken(quality) == ("accuracy was not measured, promised at least 0.9",)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_figure_that_is_no_number_breaks_the_promise(value: float) -> None:
+    promise = make_promise("small")
+    for figure in ("kl_mean", "perplexity_ratio", "accuracy_drop", "spearman"):
+        changed: dict[str, Any] = {figure: value}
+        quality = replace(Quality(samples=10), **changed)
+        assert promise.broken(quality), figure
+        assert promise.worst_excess(quality) == math.inf
+    undefined = trial("undefined", value, 3.0, 3.0)
+    assert loss(undefined) == math.inf
+    assert choose((*ALL, undefined), promise, Load(1)).chosen is not undefined
+
+
+def test_the_closest_is_one_that_was_judged_on_all_texts() -> None:
+    promise = make_promise(None, max_kl=0.01)
+    partly = replace(trial("partly", 0.015, 1.0, 1.0), rounds=(), quick=True, dropped="ruined")
+    with pytest.raises(PromiseError, match="Closest is 'output Q5_1'"):
+        choose([WIDER, UNTIED, partly], promise, Load(1))
+
+
+FINE = GgufQuality(0.1, 0.0, 0.2, 0.5, 20.0, 1.1, 1.0, 1.2, 0.9, 0.8, 1.0, 768)
+
+
+@pytest.mark.parametrize("figure", ["kl_mean", "kl_p99", "perplexity", "perplexity_ratio"])
+def test_a_decoder_whose_figures_are_no_numbers_is_ruined(figure: str) -> None:
+    undefined: dict[str, Any] = {figure: math.nan}
+    with pytest.raises(RuinedError, match="no finite numbers"):
+        decoder_quality(replace(FINE, **undefined))
+    infinite: dict[str, Any] = {figure: math.inf}
+    beyond = decoder_quality(replace(FINE, **infinite))
+    # What is too large for a record is still read back, and still breaks every promise.
+    assert Quality.from_dict(beyond.to_dict()) == beyond
+
+
+def test_surprise_beyond_all_numbers_is_no_crash() -> None:
+    far = np.array([800.0, 900.0])
+    seen = summarize(far, far, np.zeros(2), np.zeros(2))
+    assert make_promise("small").broken(decoder_quality(seen))
+
+
+def test_an_embedder_that_holds_all_texts_to_be_alike_is_ruined() -> None:
+    reference = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    for ruined in (np.zeros_like(reference), np.ones_like(reference)):
+        quality = encoder_quality(compare_outputs(reference, ruined), "embed")
+        assert quality.spearman == -1.0
+        assert make_promise("small").broken(quality)
+    # Nothing can be said where the reference tells nothing apart.
+    flat = np.ones_like(reference)
+    assert encoder_quality(compare_outputs(flat, reference), "embed").spearman is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "window", "size", "vocabulary", "windows"),
+    [
+        # Gemma 3 270M: 3,072 tokens of a long text.
+        (50_000, 512, 253 << 20, 262_144, 6),
+        (2_100, 512, 253 << 20, 262_144, 4),
+        # Less than is needed: as many as that would be, so that it is refused.
+        (100, 512, 253 << 20, 262_144, 3),
+        (50_000, 64, 253 << 20, 262_144, 48),
+        # Small models on more, large ones on less.
+        (50_000, 512, 1 << 20, 300, 48),
+        (50_000, 512, 4 << 30, 32_000, 3),
+        (50_000, 512, 16 << 20, 262_144, 8),
+    ],
+)
+def test_text_is_judged_on_as_far_as_time_allows(
+    tokens: int, window: int, size: int, vocabulary: int, windows: int
+) -> None:
+    assert windows_of(tokens, window, size, vocabulary) == windows
+    assert window_of(window) == window
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.onnx_quantize.plan import (
@@ -114,6 +114,7 @@ def test_what_is_scaled_is_marked_and_says_nothing_of_loading() -> None:
     assert speed.peak_mib == 80.0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 64), st.floats(1.0, 500.0), st.sampled_from(list(named_targets())))
 def test_no_machine_is_slower_for_more_of_anything(cores: int, gb_s: float, name: str) -> None:
     target = replace(named_targets()[name], cores=cores, bandwidth_gb_s=gb_s)

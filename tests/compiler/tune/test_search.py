@@ -15,7 +15,7 @@ import pytest
 
 from compiler.errors import PromiseError, SearchError
 from compiler.progress import Progress
-from compiler.tune.bench import CandidateFailedError
+from compiler.tune.bench import CandidateFailedError, CandidateKilledError
 from compiler.tune.candidate import Candidate, Quality, Speed
 from compiler.tune.choose import Load
 from compiler.tune.journal import JOURNAL_NAME
@@ -220,6 +220,106 @@ def test_a_candidate_that_fails_costs_itself_and_is_not_tried_again(tmp_path: Pa
     again = MatrixBench(tmp_path)
     run(again, tmp_path)
     assert ("make", "8 bits") not in again.steps
+
+
+def test_a_candidate_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
+    def kill(kind: str, candidate: Candidate) -> None:
+        if candidate.label == "8 bits" and kind == "make":
+            raise CandidateKilledError("was killed by SIGKILL")
+
+    result = run(MatrixBench(tmp_path, kill), tmp_path)
+    killed = next(one for one in result.trials if one.candidate.label == "8 bits")
+    assert killed.dropped == "failed: was killed by SIGKILL"
+    again = run(MatrixBench(tmp_path), tmp_path)
+    assert next(one for one in again.trials if one.candidate.label == "8 bits").rounds
+
+
+@pytest.mark.parametrize("error", [CandidateFailedError, CandidateKilledError])
+def test_a_reference_that_failed_once_is_tried_again(
+    tmp_path: Path, error: type[CandidateFailedError]
+) -> None:
+    def fail(kind: str, candidate: Candidate) -> None:
+        if candidate.label == "64 bits":
+            raise error("it took too long")
+
+    with pytest.raises(SearchError, match="the reference cannot be measured"):
+        run(MatrixBench(tmp_path, fail), tmp_path)
+    assert run(MatrixBench(tmp_path), tmp_path).choice.chosen.rounds
+
+
+def chosen_file(folder: Path) -> tuple[Path, bytes]:
+    """Search in a folder, and return the chosen file."""
+    chosen = run(MatrixBench(folder), folder).choice.chosen.candidate
+    path = folder / f"{chosen.plan_digest}.npy"
+    return path, path.read_bytes()
+
+
+def test_a_file_that_is_not_the_one_that_was_measured_is_made_anew(tmp_path: Path) -> None:
+    path, measured = chosen_file(tmp_path)
+    path.write_bytes(bytes(len(measured)))
+    again = MatrixBench(tmp_path)
+    result = run(again, tmp_path)
+    assert path.stem == result.choice.chosen.candidate.plan_digest
+    assert path.read_bytes() == measured
+    assert ("make", result.choice.chosen.candidate.label) in again.steps
+
+
+def test_a_file_that_cannot_be_made_again_is_not_chosen(tmp_path: Path) -> None:
+    path, measured = chosen_file(tmp_path)
+    path.write_bytes(bytes(len(measured)))
+
+    class Other(MatrixBench):
+        def make(self, candidate: Candidate, progress: Progress) -> Path:
+            made = super().make(candidate, progress)
+            if made == path:
+                made.write_bytes(bytes(len(measured)))
+            return made
+
+    result = run(Other(tmp_path), tmp_path)
+    dropped = next(one for one in result.trials if one.candidate.plan_digest == path.stem)
+    assert "another than the one that was measured" in (dropped.dropped or "")
+    assert result.choice.chosen.candidate.plan_digest != path.stem
+
+
+def test_a_file_that_no_journal_knows_is_not_believed(tmp_path: Path) -> None:
+    planted = tmp_path / f"{form(8).plan_digest}.npy"
+    planted.write_bytes(b"planted")
+    bench = MatrixBench(tmp_path)
+    run(bench, tmp_path)
+    assert ("make", "8 bits") in bench.steps
+    assert not planted.exists() or planted.read_bytes() != b"planted"
+
+
+def test_a_quality_that_was_seen_on_a_part_says_so(tmp_path: Path) -> None:
+    result = run(MatrixBench(tmp_path), tmp_path)
+    states = {one.candidate.label: one.quick for one in result.trials}
+    assert states["2 bits"]
+    assert not states["64 bits"]
+    assert not result.choice.chosen.quick
+
+
+class Endless(BitSpace):
+    """Ranks for as long as it is let."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def refine(
+        self, kept: list[Candidate], left: list[Candidate], progress: Progress
+    ) -> list[Candidate]:
+        while self.calls < 10**7:
+            self.calls += 1
+            progress("ranking", 0.5)
+        return []
+
+
+def test_ranking_tensors_ends_with_its_share_of_the_budget(tmp_path: Path) -> None:
+    promise, space = make_promise(None, max_kl=0.01), Endless()
+    request = SearchRequest(promise, Load(1), tmp_path, rounds=1, budget_seconds=3.0)
+    result = search(MatrixBench(tmp_path), space, request)
+    assert 0 < space.calls < 10**7
+    assert "refinement: tensors were not ranked for time" in result.notes
+    assert result.choice.chosen.rounds
 
 
 def test_one_that_fails_in_a_round_does_not_take_the_others_along(tmp_path: Path) -> None:
