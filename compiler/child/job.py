@@ -20,10 +20,15 @@ from compiler import errors
 from compiler.child.program import Ended, run_program
 from compiler.errors import ChildError, ChildKilledError, SourceError
 from compiler.progress import Progress, silent
+from compiler.targets.memory import usable_memory
 from security.errors import CasemateError
 
 # A file may ask for more work than anybody waits for, such as a loop of 2^62 rounds.
 DEFAULT_SECONDS: Final = 3600.0
+# A file may also ask for more memory than a machine has. A sound one needs its weights a few
+# times over (unpacked, rewritten, checked), the libraries, and room for a batch of inputs.
+_LEAST_BYTES: Final = 4 << 30
+_TIMES_THE_FILE: Final = 16
 _WORKER: Final = "compiler.child.worker"
 _QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
 
@@ -36,6 +41,7 @@ def run_child(
     progress: Progress = silent,
     variables: Mapping[str, str] | None = None,
     scratch: Path | None = None,
+    of: Path | None = None,
 ) -> dict[str, Any]:
     """Return what `serve(request, progress)` of a module returns in a new process.
 
@@ -46,6 +52,8 @@ def run_child(
         progress: is told what the child tells its own.
         variables: of its environment, besides those that every child has.
         scratch: where its folder for temporary files is made; None for the system's place.
+        of: the file that it works on, whose size limits its memory; without one, or for a
+            large one, the limit is the memory that this machine has.
 
     Raises:
         CasemateError: the child's; one that is not in compiler.errors as a SourceError.
@@ -65,7 +73,8 @@ def run_child(
             answer.update(message)
 
     # -P: a current directory lends no modules.
-    command = [sys.executable, "-P", "-m", _WORKER, module, str(os.getpid())]
+    worker = [sys.executable, "-P", "-m", _WORKER]
+    command = [*worker, module, str(os.getpid()), str(_memory_limit(of))]
     ended = run_program(
         command,
         request=json.dumps(request).encode(),
@@ -82,6 +91,13 @@ def run_child(
         kind = ChildKilledError if ended.status < 0 else ChildError
         raise kind(_death(module, ended))
     return dict(answer["reply"])
+
+
+def _memory_limit(of: Path | None) -> int:
+    usable = usable_memory()
+    if of is None:
+        return usable
+    return min(usable, _LEAST_BYTES + _TIMES_THE_FILE * of.stat().st_size)
 
 
 def _message(text: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a child does before anything else, so that it never outlives its parent.
+"""What a child does before anything else: it never outlives its parent, nor starves others.
 
     python -m compiler.child.parent PARENT PROGRAM ARGUMENT...
 
@@ -13,15 +13,20 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_MOST_TO_GO: Final = 1000
 
 
 def die_with(parent: int) -> bool:
     """Have the kernel kill this process when its parent dies; leave no core files.
 
-    A change of user namespace undoes it, so it comes after one.
+    Where the machine's memory runs out, the kernel is to end this process before any other:
+    what it works on is the least known. A change of user namespace undoes the first, so it
+    comes after one.
 
     Args:
         parent: the process that started this one.
@@ -31,7 +36,19 @@ def die_with(parent: int) -> bool:
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Not every container lets a process say this of itself.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_MOST_TO_GO), encoding="ascii")
     return os.getppid() == parent
+
+
+def limit_memory(limit: int) -> None:
+    """Have every allocation fail that takes this process above a number of bytes.
+
+    Counted is what it may write to: its heap, its stacks, anonymous mappings. A mapped
+    model file is not.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def main(arguments: list[str]) -> int:

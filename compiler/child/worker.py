@@ -1,9 +1,10 @@
 """The main module of a child that does one job of the compiler's; see job.py.
 
-    python -m compiler.child.worker MODULE PARENT
+    python -m compiler.child.worker MODULE PARENT BYTES
 
-It refuses to run without the parent that started it. Its descriptor for answers is the
-stdout that it was given; what libraries print there goes to stderr instead.
+It refuses to run without the parent that started it, and takes no more memory than BYTES.
+Its descriptor for answers is the stdout that it was given; what libraries print there goes
+to stderr instead.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from compiler.child.parent import die_with
+from compiler.child.parent import die_with, limit_memory
 from security.errors import CasemateError
 
 
 def main(arguments: list[str]) -> int:
     """Do the job; return the exit status."""
-    module, parent = arguments
+    module, parent, limit = arguments
     if not die_with(int(parent)):
         return 1
+    limit_memory(int(limit))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -45,7 +47,10 @@ def main(arguments: list[str]) -> int:
     except CasemateError as error:
         tell({"error": type(error).__name__, "message": str(error)})
     except MemoryError:
-        message = f"{module}: there is not enough memory; free some, or take a smaller model"
+        message = (
+            f"{module}: not enough memory within its limit of {int(limit) >> 20} MiB; free some, "
+            "or see whether the file is sound: for its size, few need as much"
+        )
         tell({"error": "ChildKilledError", "message": message})
     # Whatever it is, the message may quote what was worked on; type and place do not.
     except Exception as error:

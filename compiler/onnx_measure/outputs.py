@@ -84,7 +84,7 @@ def run_outputs(
             "output": output,
             "to": str(folder / "outputs.npy"),
         }
-        run_child(__name__, request)
+        run_child(__name__, request, of=path)
         rows: NDArray[np.float32] = np.load(folder / "outputs.npy", allow_pickle=False)
     return rows
 

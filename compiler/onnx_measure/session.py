@@ -11,7 +11,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from compiler.onnx_file import write_model
 from compiler.onnx_measure.result import Feeds
 
 _log = logging.getLogger(__name__)
+# The runtime has no type for it.
+_NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 def open_session(model: Path | bytes, threads: int = 1, *, optimize: bool = True) -> Any:
@@ -33,6 +35,7 @@ def open_session(model: Path | bytes, threads: int = 1, *, optimize: bool = True
 
     Raises:
         QuantizationError: the runtime cannot run the graph.
+        MemoryError: there is not the memory to load it.
     """
     import onnxruntime
 
@@ -48,6 +51,7 @@ def open_session(model: Path | bytes, threads: int = 1, *, optimize: bool = True
         return onnxruntime.InferenceSession(what, options, providers=["CPUExecutionProvider"])
     # The runtime's exceptions share no narrower base.
     except Exception as error:
+        _check_memory(error)
         name = "the graph" if isinstance(model, bytes) else str(model)
         reason = str(error).splitlines()[0][:300]
         raise QuantizationError(f"{name} cannot be run by ONNX Runtime: {reason}") from error
@@ -75,6 +79,7 @@ def run_session(
     Raises:
         QuantizationError: an input is missing, or the graph fails on the inputs; the
             message speaks of names and shapes only.
+        MemoryError: there is not the memory to run it on them.
     """
     wanted = [value.name for value in session.get_inputs()]
     missing = [name for name in wanted if name not in feeds]
@@ -84,8 +89,14 @@ def run_session(
     try:
         outputs: list[NDArray[np.generic]] = session.run(names, given)
     except Exception as error:
+        _check_memory(error)
         # The runtime's own message may quote values.
         _log.debug("onnxruntime: %s", type(error).__name__)
         shapes = ", ".join(f"{name} {array.dtype}{array.shape}" for name, array in given.items())
         raise QuantizationError(f"the graph cannot take the inputs {shapes}") from error
     return outputs
+
+
+def _check_memory(error: Exception) -> None:
+    if any(words in str(error) for words in _NO_MEMORY):
+        raise MemoryError from error

@@ -70,7 +70,7 @@ def measure_onnx_speed(
         "seconds": seconds,
         "rounds": rounds,
     }
-    reply = run_child(__name__, request, seconds=timeout_seconds)
+    reply = run_child(__name__, request, seconds=timeout_seconds, of=path)
     reply["cases"] = tuple(CaseSpeed(**case) for case in reply["cases"])
     return OnnxSpeed(**reply)
 

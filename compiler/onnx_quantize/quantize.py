@@ -77,7 +77,7 @@ def quantize_onnx(
             "plan": plan.to_dict(),
             "calibration": save_feeds(folder / "calibration.npz", feeds),
         }
-        reply = run_child(__name__, request, scratch=folder)
+        reply = run_child(__name__, request, scratch=folder, of=source)
         size = result.stat().st_size
         result.replace(out)
     return OnnxQuantized(out, plan, size, tuple(reply["quantized"]), tuple(reply["kept"]))

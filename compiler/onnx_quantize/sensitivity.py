@@ -61,7 +61,7 @@ def rank_sensitivity(
             "plan": plan.to_dict(),
             "inputs": save_feeds(folder / "inputs.npz", inputs),
         }
-        reply = run_child(__name__, request, progress=progress)
+        reply = run_child(__name__, request, progress=progress, of=source)
     return tuple(TensorError(**item) for item in reply["errors"])
 
 

@@ -51,7 +51,7 @@ class Fusion:
             source, target = folder / "model.onnx", folder / "fused.onnx"
             onnx.save(model, source)
             request = {"model": str(source), "to": str(target), "attention": self._attention}
-            run_child(__name__, request)
+            run_child(__name__, request, of=source)
             fused = onnx.load(target)
         domains = {(node.domain, node.op_type) for node in fused.graph.node}
         if any(d == MICROSOFT and op not in MICROSOFT_OPERATORS for d, op in domains):

@@ -154,12 +154,13 @@ def optimize_onnx(
             "fuse": fuse,
             "tolerance": tolerance,
         }
-        run_child(__name__, {**request, "task": "rewrite"}, scratch=folder)
+        run_child(__name__, {**request, "task": "rewrite"}, scratch=folder, of=source)
         difference = 0.0
         if check:
-            difference = run_child(__name__, {**request, "task": "compare"})["difference"]
+            compared = run_child(__name__, {**request, "task": "compare"}, of=source)
+            difference = compared["difference"]
         if not difference <= tolerance:
-            run_child(__name__, {**request, "task": "name the pass"}, scratch=folder)
+            run_child(__name__, {**request, "task": "name the pass"}, scratch=folder, of=source)
             raise PassError(f"the passes together changed the outputs by {difference:.2g}")
         result.replace(out)
     return out

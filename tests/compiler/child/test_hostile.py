@@ -1,4 +1,4 @@
-"""Where a user stands lends no code, and a model that asks for endless work ends."""
+"""Where a user stands lends no code; a model that asks for endless work or memory is ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from compiler.errors import ChildError
+from compiler.errors import ChildError, ChildKilledError
 from compiler.onnx_measure.outputs import run_outputs
 from tests.compiler.gguf_export.models import write_model
 from tests.support.tiny_models import tiny_encoder_dir
@@ -92,3 +92,27 @@ def test_endless_work_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("compiler.child.job.DEFAULT_SECONDS", 3.0)
     with pytest.raises(ChildError, match="longer than 3 seconds, its time limit"):
         run_outputs(endless(tmp_path / "model.onnx"), [{"x": np.zeros(1, np.float32)}])
+
+
+def greedy(path: Path) -> Path:
+    """A few hundred bytes that ask for 8 GiB."""
+    nodes = [
+        helper.make_node("Expand", ["x", "shape"], ["wide"]),
+        helper.make_node("ReduceMax", ["wide"], ["y"], keepdims=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "greedy",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [helper.make_tensor("shape", TensorProto.INT64, [1], [1 << 31])],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+    return path
+
+
+def test_a_small_file_does_not_get_all_memory(tmp_path: Path) -> None:
+    model = greedy(tmp_path / "model.onnx")
+    with pytest.raises(ChildKilledError, match="not enough memory within its limit of 4096 MiB"):
+        run_outputs(model, [{"x": np.zeros(1, np.float32)}])
