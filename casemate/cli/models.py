@@ -106,10 +106,14 @@ def render_models(data: dict[str, Any]) -> None:
 
 
 def short_claim(claim: dict[str, Any] | None) -> str:
-    """Return a privacy claim for a table: "ε 8, user", or "-" where there is none."""
+    """Return a privacy claim for a table: "ε 8, user", or "-" where there is none.
+
+    An audit is told of only where it could have contradicted the claim.
+    """
     if claim is None:
         return "-"
-    return f"ε {claim['epsilon']:.3g}, {claim['unit']}{', audited' if claim['audited'] else ''}"
+    audited = claim["audited"] and claim["audit_ceiling"] > claim["epsilon"]
+    return f"ε {claim['epsilon']:.3g}, {claim['unit']}{', audited' if audited else ''}"
 
 
 def long_claim(claim: dict[str, Any] | None) -> str:
@@ -118,10 +122,18 @@ def long_claim(claim: dict[str, Any] | None) -> str:
         return "no claim"
     unit = f"per {claim['unit']}"
     if claim["unit"] == "user":
-        unit += f" (at most {claim['contributions']} of their records)"
+        unit += (
+            f" (by the field {claim['user_field']!r}, at most {claim['contributions']} of their "
+            "records)"
+        )
     audit = "not audited"
     if claim["audited"]:
-        audit = f"an audit shows epsilon {claim['audited_epsilon']:.3g} at least"
+        audit = (
+            f"an audit shows epsilon {claim['audited_epsilon']:.3g} at least, and could have shown "
+            f"{claim['audit_ceiling']:.3g} at most"
+        )
+        if claim["audit_ceiling"] <= claim["epsilon"]:
+            audit += ", so it could not have contradicted the claim"
     return f"epsilon {claim['epsilon']:.4g}, delta {claim['delta']:.4g} {unit}; {audit}"
 
 

@@ -318,6 +318,8 @@ def _privacy(message: model_pb2.PrivacyClaim) -> types.PrivacyInfo:
         message.contributions,
         message.audited,
         message.audited_epsilon,
+        message.audit_ceiling,
+        message.user_field,
     )
 
 

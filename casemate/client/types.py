@@ -151,6 +151,9 @@ class PrivacyInfo:
         contributions: records of one user that were used at most.
         audited: whether an audit found nothing against it.
         audited_epsilon: the epsilon that the audit showed at least; 0 without one.
+        audit_ceiling: the most that the audit could have shown; one at or below `epsilon`
+            could not have contradicted the claim. 0 without one.
+        user_field: of the data, by which users were told apart; "" where the unit is a record.
     """
 
     epsilon: float
@@ -159,6 +162,8 @@ class PrivacyInfo:
     contributions: int
     audited: bool
     audited_epsilon: float
+    audit_ceiling: float
+    user_field: str
 
 
 @dataclass(frozen=True, slots=True)

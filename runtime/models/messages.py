@@ -64,6 +64,8 @@ def claim_message(claim: PrivacyClaim) -> model_pb2.PrivacyClaim:
         contributions=claim.contributions,
         audited=claim.audited,
         audited_epsilon=claim.audit.lower_bound if claim.audit is not None else 0.0,
+        audit_ceiling=claim.audit.ceiling if claim.audit is not None else 0.0,
+        user_field=claim.user_field or "",
     )
 
 

@@ -60,17 +60,25 @@ async def test_a_running_appliance_tells_why_it_refuses_and_shows_what_it_takes(
         listed = await run("models", *me)
         assert "ε 3, user, audited" in listed.stdout
         shown = await run("models", "show", "tiny-embed", *me)
-        assert "epsilon 3, delta 1e-05 per user (at most 4 of their records)" in shown.stdout
-        assert "an audit shows epsilon 0.2 at least" in shown.stdout
+        assert "per user (by the field 'author', at most 4 of their records)" in shown.stdout
+        assert "epsilon 0.2 at least, and could have shown 3.6 at most" in shown.stdout
+        assert "contradicted" not in shown.stdout
         data = json.loads((await run("models", "show", "tiny-embed", "--json", *me)).stdout)
         assert data["versions"][0]["privacy"]["epsilon"] == 3.0
+
+        # An audit that could not have shown what is claimed is no evidence for it.
+        weak = await run("install", str(private_bundle(folder, "1.2.0", 5.0)), *config)
+        assert weak.exception is None, weak.output
+        assert "ε 5, user\n" in (await run("models", *me)).stdout.replace("  ", "\n")
+        shown = await run("models", "show", "tiny-embed", *me)
+        assert "so it could not have contradicted the claim" in shown.stdout
 
         # A stricter policy that is read again stops the model; the next call says why.
         (folder / "policy.toml").write_text(POLICY + RULE.replace("8.0", "1.0"))
         site.appliance.reload_policy()
         refused = await run("embed", "tiny-embed", "hello", *me)
         assert isinstance(refused.exception, CasemateError)
-        assert "its epsilon is 3, above 1" in str(refused.exception)
+        assert "its epsilon is 5, above 1" in str(refused.exception)
 
 
 def test_a_bundle_for_an_appliance_that_does_not_run_is_judged_too(tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ async def test_under_a_rule_a_sufficient_claim_goes_live_and_is_shown(site: Site
     assert shown.ready
     assert (shown.privacy.epsilon, shown.privacy.delta, shown.privacy.unit) == (3.0, 1e-5, "user")
     assert (shown.privacy.contributions, shown.privacy.audited) == (4, True)
-    assert shown.privacy.audited_epsilon == 0.2
+    assert (shown.privacy.audited_epsilon, shown.privacy.audit_ceiling) == (0.2, 3.6)
+    assert shown.privacy.user_field == "author"
 
 
 @pytest.mark.parametrize(

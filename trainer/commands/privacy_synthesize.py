@@ -152,7 +152,7 @@ def _render_claim(data: dict[str, Any]) -> None:
     click.echo(
         f"epsilon {data['epsilon']:.3g} at delta {data['delta']:.4g} for a {whom} of "
         f"{data['dataset']!r}, all texts together"
-        + (", audited" if data["audited"] else ", not audited")
+        + (", of an audited model" if data["audited"] else ", of a model without an audit")
     )
     if data["prompts"]:
         click.echo(f"{data['prompts']:,} prompts, which must be public, are part of the claim")

@@ -23,41 +23,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _casemate_pool.POOL.AddSerializedFile(b'\n\x17\x63\x61semate/v1/model.proto\x12\x0b\x63\x61semate.v1\"}\n\x0cPrivacyClaim\x12\x0f\n\x07\x65psilon\x18\x01 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x15\n\rcontributions\x18\x04 \x01(\x04\x12\x0f\n\x07\x61udited\x18\x05 \x01(\x08\x12\x17\n\x0f\x61udited_epsilon\x18\x06 \x01(\x01\"\xe6\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.casemate.v1.VersionState\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\x16\n\x0esecurity_epoch\x18\x04 \x01(\x04\x12\x10\n\x08since_ms\x18\x05 \x01(\x03\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05ready\x18\x07 \x01(\x08\x12*\n\x07privacy\x18\x08 \x01(\x0b\x32\x19.casemate.v1.PrivacyClaim\x12\x0f\n\x07variant\x18\t \x01(\t\"P\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12+\n\x08versions\x18\x03 \x03(\x0b\x32\x19.casemate.v1.ModelVersion\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.casemate.v1.Model\"6\n\x14\x44\x65scribeModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"~\n\x15\x44\x65scribeModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.casemate.v1.Model\x12\x13\n\x0b\x62undle_json\x18\x02 \x01(\x0c\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x15\n\rmax_sequences\x18\x04 \x01(\r\"<\n\x14InstallBundleRequest\x12\x10\n\x08incoming\x18\x01 \x01(\t\x12\x12\n\nstage_only\x18\x02 \x01(\x08\"i\n\x15InstallBundleResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x07version\x18\x02 \x01(\x0b\x32\x19.casemate.v1.ModelVersion\x12\x15\n\rprobes_passed\x18\x03 \x01(\r\"7\n\x15PromoteVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"[\n\x16PromoteVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.casemate.v1.ModelVersion\x12\x15\n\rprobes_passed\x18\x02 \x01(\r\"%\n\x14RollbackModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"C\n\x15RollbackModelResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.casemate.v1.ModelVersion*\xe6\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14VERSION_STATE_STAGED\x10\x01\x12\x19\n\x15VERSION_STATE_PROBING\x10\x02\x12\x16\n\x12VERSION_STATE_LIVE\x10\x03\x12\x1a\n\x16VERSION_STATE_PREVIOUS\x10\x04\x12\x19\n\x15VERSION_STATE_RETIRED\x10\x05\x12\x19\n\x15VERSION_STATE_REVOKED\x10\x06\x12\x18\n\x14VERSION_STATE_FAILED\x10\x07\x32\xc0\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.casemate.v1.ListModelsRequest\x1a\x1f.casemate.v1.ListModelsResponse\x12V\n\rDescribeModel\x12!.casemate.v1.DescribeModelRequest\x1a\".casemate.v1.DescribeModelResponse\x12V\n\rInstallBundle\x12!.casemate.v1.InstallBundleRequest\x1a\".casemate.v1.InstallBundleResponse\x12Y\n\x0ePromoteVersion\x12\".casemate.v1.PromoteVersionRequest\x1a#.casemate.v1.PromoteVersionResponse\x12V\n\rRollbackModel\x12!.casemate.v1.RollbackModelRequest\x1a\".casemate.v1.RollbackModelResponseb\x06proto3')
+DESCRIPTOR = _casemate_pool.POOL.AddSerializedFile(b'\n\x17\x63\x61semate/v1/model.proto\x12\x0b\x63\x61semate.v1\"\xa8\x01\n\x0cPrivacyClaim\x12\x0f\n\x07\x65psilon\x18\x01 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x15\n\rcontributions\x18\x04 \x01(\x04\x12\x0f\n\x07\x61udited\x18\x05 \x01(\x08\x12\x17\n\x0f\x61udited_epsilon\x18\x06 \x01(\x01\x12\x15\n\raudit_ceiling\x18\x07 \x01(\x01\x12\x12\n\nuser_field\x18\x08 \x01(\t\"\xe6\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.casemate.v1.VersionState\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\x16\n\x0esecurity_epoch\x18\x04 \x01(\x04\x12\x10\n\x08since_ms\x18\x05 \x01(\x03\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05ready\x18\x07 \x01(\x08\x12*\n\x07privacy\x18\x08 \x01(\x0b\x32\x19.casemate.v1.PrivacyClaim\x12\x0f\n\x07variant\x18\t \x01(\t\"P\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12+\n\x08versions\x18\x03 \x03(\x0b\x32\x19.casemate.v1.ModelVersion\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.casemate.v1.Model\"6\n\x14\x44\x65scribeModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"~\n\x15\x44\x65scribeModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.casemate.v1.Model\x12\x13\n\x0b\x62undle_json\x18\x02 \x01(\x0c\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x15\n\rmax_sequences\x18\x04 \x01(\r\"<\n\x14InstallBundleRequest\x12\x10\n\x08incoming\x18\x01 \x01(\t\x12\x12\n\nstage_only\x18\x02 \x01(\x08\"i\n\x15InstallBundleResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x07version\x18\x02 \x01(\x0b\x32\x19.casemate.v1.ModelVersion\x12\x15\n\rprobes_passed\x18\x03 \x01(\r\"7\n\x15PromoteVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"[\n\x16PromoteVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.casemate.v1.ModelVersion\x12\x15\n\rprobes_passed\x18\x02 \x01(\r\"%\n\x14RollbackModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"C\n\x15RollbackModelResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.casemate.v1.ModelVersion*\xe6\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14VERSION_STATE_STAGED\x10\x01\x12\x19\n\x15VERSION_STATE_PROBING\x10\x02\x12\x16\n\x12VERSION_STATE_LIVE\x10\x03\x12\x1a\n\x16VERSION_STATE_PREVIOUS\x10\x04\x12\x19\n\x15VERSION_STATE_RETIRED\x10\x05\x12\x19\n\x15VERSION_STATE_REVOKED\x10\x06\x12\x18\n\x14VERSION_STATE_FAILED\x10\x07\x32\xc0\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.casemate.v1.ListModelsRequest\x1a\x1f.casemate.v1.ListModelsResponse\x12V\n\rDescribeModel\x12!.casemate.v1.DescribeModelRequest\x1a\".casemate.v1.DescribeModelResponse\x12V\n\rInstallBundle\x12!.casemate.v1.InstallBundleRequest\x1a\".casemate.v1.InstallBundleResponse\x12Y\n\x0ePromoteVersion\x12\".casemate.v1.PromoteVersionRequest\x1a#.casemate.v1.PromoteVersionResponse\x12V\n\rRollbackModel\x12!.casemate.v1.RollbackModelRequest\x1a\".casemate.v1.RollbackModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'casemate.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERSIONSTATE']._serialized_start=1173
-  _globals['_VERSIONSTATE']._serialized_end=1403
-  _globals['_PRIVACYCLAIM']._serialized_start=40
-  _globals['_PRIVACYCLAIM']._serialized_end=165
-  _globals['_MODELVERSION']._serialized_start=168
-  _globals['_MODELVERSION']._serialized_end=398
-  _globals['_MODEL']._serialized_start=400
-  _globals['_MODEL']._serialized_end=480
-  _globals['_LISTMODELSREQUEST']._serialized_start=482
-  _globals['_LISTMODELSREQUEST']._serialized_end=501
-  _globals['_LISTMODELSRESPONSE']._serialized_start=503
-  _globals['_LISTMODELSRESPONSE']._serialized_end=559
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=561
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=615
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=617
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=743
-  _globals['_INSTALLBUNDLEREQUEST']._serialized_start=745
-  _globals['_INSTALLBUNDLEREQUEST']._serialized_end=805
-  _globals['_INSTALLBUNDLERESPONSE']._serialized_start=807
-  _globals['_INSTALLBUNDLERESPONSE']._serialized_end=912
-  _globals['_PROMOTEVERSIONREQUEST']._serialized_start=914
-  _globals['_PROMOTEVERSIONREQUEST']._serialized_end=969
-  _globals['_PROMOTEVERSIONRESPONSE']._serialized_start=971
-  _globals['_PROMOTEVERSIONRESPONSE']._serialized_end=1062
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1064
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1101
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1103
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1170
-  _globals['_MODELSERVICE']._serialized_start=1406
-  _globals['_MODELSERVICE']._serialized_end=1854
+  _globals['_VERSIONSTATE']._serialized_start=1217
+  _globals['_VERSIONSTATE']._serialized_end=1447
+  _globals['_PRIVACYCLAIM']._serialized_start=41
+  _globals['_PRIVACYCLAIM']._serialized_end=209
+  _globals['_MODELVERSION']._serialized_start=212
+  _globals['_MODELVERSION']._serialized_end=442
+  _globals['_MODEL']._serialized_start=444
+  _globals['_MODEL']._serialized_end=524
+  _globals['_LISTMODELSREQUEST']._serialized_start=526
+  _globals['_LISTMODELSREQUEST']._serialized_end=545
+  _globals['_LISTMODELSRESPONSE']._serialized_start=547
+  _globals['_LISTMODELSRESPONSE']._serialized_end=603
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=605
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=659
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=661
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=787
+  _globals['_INSTALLBUNDLEREQUEST']._serialized_start=789
+  _globals['_INSTALLBUNDLEREQUEST']._serialized_end=849
+  _globals['_INSTALLBUNDLERESPONSE']._serialized_start=851
+  _globals['_INSTALLBUNDLERESPONSE']._serialized_end=956
+  _globals['_PROMOTEVERSIONREQUEST']._serialized_start=958
+  _globals['_PROMOTEVERSIONREQUEST']._serialized_end=1013
+  _globals['_PROMOTEVERSIONRESPONSE']._serialized_start=1015
+  _globals['_PROMOTEVERSIONRESPONSE']._serialized_end=1106
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1108
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1145
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1147
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1214
+  _globals['_MODELSERVICE']._serialized_start=1450
+  _globals['_MODELSERVICE']._serialized_end=1898
 # @@protoc_insertion_point(module_scope)

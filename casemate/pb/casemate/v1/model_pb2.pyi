@@ -27,20 +27,24 @@ VERSION_STATE_REVOKED: VersionState
 VERSION_STATE_FAILED: VersionState
 
 class PrivacyClaim(_message.Message):
-    __slots__ = ("epsilon", "delta", "unit", "contributions", "audited", "audited_epsilon")
+    __slots__ = ("epsilon", "delta", "unit", "contributions", "audited", "audited_epsilon", "audit_ceiling", "user_field")
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     AUDITED_FIELD_NUMBER: _ClassVar[int]
     AUDITED_EPSILON_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_CEILING_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_FIELD_NUMBER: _ClassVar[int]
     epsilon: float
     delta: float
     unit: str
     contributions: int
     audited: bool
     audited_epsilon: float
-    def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., unit: _Optional[str] = ..., contributions: _Optional[int] = ..., audited: _Optional[bool] = ..., audited_epsilon: _Optional[float] = ...) -> None: ...
+    audit_ceiling: float
+    user_field: str
+    def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., unit: _Optional[str] = ..., contributions: _Optional[int] = ..., audited: _Optional[bool] = ..., audited_epsilon: _Optional[float] = ..., audit_ceiling: _Optional[float] = ..., user_field: _Optional[str] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("version", "state", "bundle_digest", "security_epoch", "since_ms", "reason", "ready", "privacy", "variant")
