@@ -10,6 +10,7 @@ import filecmp
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from compiler.bundling.judging import judge
@@ -119,18 +120,17 @@ def _ratios(one: Reference, other: Reference, progress: Progress) -> dict[str, f
             rounds=_ROUNDS,
             progress=progress,
         )
-        found = {f"decode@{n}": second.decode[n].median / first.decode[n].median for n in _BATCHES}
-        return {**found, f"prefill@{prefill}": second.prefill.median / first.prefill.median}
+        decode = {f"decode@{n}": second.decode[n].median / first.decode[n].median for n in _BATCHES}
+        return {**decode, f"prefill@{prefill}": second.prefill.median / first.prefill.median}
     if one.tokenizer is None:
         return {}
     from compiler.onnx_measure.speed import measure_onnx_speed
 
-    progress("timing both", 0.0)
-    speeds = [
-        measure_onnx_speed(path, threads=threads, seconds=_SECONDS, rounds=_ROUNDS)
-        for path in (one.path, other.path)
-    ]
-    return {
-        f"encode@{a.batch}x{a.length}": b.median / a.median
-        for a, b in zip(speeds[0].cases, speeds[1].cases, strict=True)
-    }
+    rates: list[dict[str, list[float]]] = [{}, {}]
+    for number in range(_ROUNDS):
+        progress("timing both", number / _ROUNDS)
+        for found, path in zip(rates, (one.path, other.path), strict=True):
+            speed = measure_onnx_speed(path, threads=threads, seconds=_SECONDS, rounds=1)
+            for case in speed.cases:
+                found.setdefault(f"encode@{case.batch}x{case.length}", []).append(case.median)
+    return {name: median(rates[1][name]) / median(values) for name, values in rates[0].items()}

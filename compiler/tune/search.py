@@ -17,6 +17,7 @@ interrupted search goes on where it was. The search never chooses what breaks th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -292,7 +293,8 @@ class _Search:
                 return choice
 
     def _excess(self, trial: Trial) -> float:
-        return self._request.promise.worst_excess(trial.quality) if trial.quality else 0.0
+        """Return how far beyond the promise a trial is; infinitely where nobody judged it."""
+        return self._request.promise.worst_excess(trial.quality) if trial.quality else math.inf
 
     def _too_large(self, trial: Trial) -> bool:
         limit = self._request.memory_bytes
