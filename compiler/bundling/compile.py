@@ -26,6 +26,7 @@ from compiler.bundling.assemble import (
 from compiler.bundling.carrying import carried
 from compiler.bundling.conversion import CONVERSION_NAME, conversion_statement, tools
 from compiler.bundling.copying import copy_file
+from compiler.bundling.formats import named_plan
 from compiler.bundling.forms import Form, untuned_form
 from compiler.bundling.labelled import texts_of
 from compiler.bundling.plan import Plan, Report
@@ -33,7 +34,7 @@ from compiler.bundling.reference import Reference, make_reference
 from compiler.bundling.request import CreateRequest
 from compiler.bundling.sources import converter_facts, plan_source
 from compiler.bundling.texts import Texts
-from compiler.bundling.tuned import Tuning, tuned_form
+from compiler.bundling.tuned import Tuning, require_searchable, tuned_form
 from compiler.bundling.workfolder import work_folder
 from compiler.progress import Progress, part
 from compiler.report.statement import statement
@@ -105,6 +106,7 @@ def compile_bundle(request: CompileRequest, progress: Progress) -> Compiled:
         report = _report(progress, 0.0)
         asked = request.bundle
         plan = plan_source(source, work, report, asked.task, converter=asked.converter)
+        _require_makeable(request, plan, texts)
         plan = carried(plan, texts, public_texts=request.public_texts)
         reference = make_reference(plan, texts, work, part(progress, 0.02, _EXPORTED))
         # What follows is made of the reference alone.
@@ -120,6 +122,14 @@ def compile_bundle(request: CompileRequest, progress: Progress) -> Compiled:
             report=_report(progress, _FORMED),
         )
         return Compiled(created, variants)
+
+
+def _require_makeable(request: CompileRequest, plan: Plan, texts: Texts) -> None:
+    """Refuse before the export what would be refused after it."""
+    if request.tuning is not None:
+        require_searchable(plan, texts)
+    if request.format is not None:
+        named_plan(plan.backend, request.format)
 
 
 def _forms(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from compiler.bundling.formats import exact_anywhere
 from compiler.bundling.forms import Form
+from compiler.bundling.plan import Plan
 from compiler.bundling.reference import Reference
 from compiler.bundling.texts import Texts
 from compiler.errors import QuantizationError, SearchError
@@ -40,6 +41,25 @@ class Tuning:
     command: tuple[str, ...] = ()
 
 
+def require_searchable(plan: Plan, texts: Texts) -> None:
+    """Refuse what no search can judge, before anything is made.
+
+    Raises:
+        SearchError: the model takes no texts.
+        QuantizationError: it is a decoder, and no texts were given.
+    """
+    if plan.backend != LLAMA_CPP and plan.tokenizer is None:
+        raise SearchError(
+            f"{plan.origin}: a graph of plain tensors has no texts to be judged on; compile it "
+            "with --no-tune"
+        )
+    if plan.backend == LLAMA_CPP and texts.built_in:
+        raise QuantizationError(
+            "a search judges a decoder on text of the kind that it will see: give a file with "
+            "--calibration (some thousand words), or compile with --no-tune"
+        )
+
+
 def tuned_form(
     reference: Reference,
     target: Target,
@@ -61,20 +81,11 @@ def tuned_form(
     """
     from compiler.tune import tune
 
+    require_searchable(reference.plan, texts)
     task, backend = reference.plan.task, reference.plan.backend
     folder = work / f"tune-{target.name}"
     folder.mkdir(exist_ok=True)
     tokenizer = reference.tokenizer
-    if backend != LLAMA_CPP and tokenizer is None:
-        raise SearchError(
-            f"{reference.plan.origin}: a graph of plain tensors has no texts to be judged on; "
-            "compile it with --no-tune"
-        )
-    if backend == LLAMA_CPP and texts.built_in:
-        raise QuantizationError(
-            "a search judges a decoder on text of the kind that it will see: give a file with "
-            "--calibration (some thousand words), or compile with --no-tune"
-        )
     request = tune.TuneRequest(
         source=reference.path,
         target=target,
@@ -92,12 +103,12 @@ def tuned_form(
         found = tune.tune_onnx(request, progress, tokenizer, task)
     candidate = found.chosen.candidate
     reader = GgufPlan if backend == LLAMA_CPP else OnnxPlan
-    plan = reader.from_dict(candidate.plan)
+    made = reader.from_dict(candidate.plan)
     return Form(
         label=candidate.label,
         path=found.path,
         plan=dict(candidate.plan),
-        exact_anywhere=exact_anywhere(plan),
+        exact_anywhere=exact_anywhere(made),
         quality=found.chosen.quality,
         record=found.record,
     )

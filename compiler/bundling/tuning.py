@@ -13,7 +13,7 @@ from compiler.bundling.forms import Form
 from compiler.bundling.labelled import texts_of
 from compiler.bundling.reference import make_reference
 from compiler.bundling.sources import converter_facts, plan_source
-from compiler.bundling.tuned import Tuning, tuned_form
+from compiler.bundling.tuned import Tuning, require_searchable, tuned_form
 from compiler.bundling.workfolder import work_folder
 from compiler.errors import SearchError
 from compiler.progress import Progress, part
@@ -76,6 +76,7 @@ def tune_source(wanted: SearchFor, progress: Progress) -> Form:
         plan = plan_source(
             source, work, lambda label: progress(label, 0.0), converter=wanted.converter
         )
+        require_searchable(plan, texts)
         reference = make_reference(plan, texts, work, part(progress, 0.0, 0.1))
         # What follows is made of the reference alone.
         require_unchanged(source)

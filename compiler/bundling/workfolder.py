@@ -51,7 +51,7 @@ def work_folder(path: Path, decides: Mapping[str, JsonValue]) -> Iterator[Path]:
     """Yield a folder in `path`, empty unless it belongs to the same work; remove it at the end.
 
     While it is open, all files that this process and its children make are their user's alone
-    (the umask). After an error or an interruption it stays.
+    (the umask). After an error or an interruption it stays, if anything was made in it.
 
     Args:
         path: where; its parent must exist.
@@ -68,13 +68,23 @@ def work_folder(path: Path, decides: Mapping[str, JsonValue]) -> Iterator[Path]:
         try:
             inner = _inner(path)
             _take(inner, decides)
-            yield inner
-            shutil.rmtree(inner, ignore_errors=True)
-            os.unlink(_LOCK_FILE, dir_fd=folder)
-            with contextlib.suppress(OSError):
-                path.rmdir()
+            try:
+                yield inner
+            except BaseException:
+                if {entry.name for entry in inner.iterdir()} <= {_KEY_FILE}:
+                    _remove(path, folder)
+                raise
+            _remove(path, folder)
         finally:
             os.umask(before)
+
+
+def _remove(path: Path, folder: int) -> None:
+    """Remove what is ours, and the folder if that leaves it empty."""
+    shutil.rmtree(path / _INNER, ignore_errors=True)
+    os.unlink(_LOCK_FILE, dir_fd=folder)
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from casemate.cli.output import progress
+from casemate.cli.output import progress, warn
+from security.errors import CasemateError
 
 if TYPE_CHECKING:
     from compiler.bundling.tuned import Tuning
@@ -240,3 +241,7 @@ def working(label: str, output: Path, kept: Path | None = None) -> Iterator[Prog
             raise click.ClickException(f"{error.filename or output}: {what}{left()}") from error
         except KeyboardInterrupt as error:
             raise click.ClickException(f"interrupted; {output} was not made{left()}") from error
+        except CasemateError:
+            if kept is not None and kept.is_dir():
+                warn(f"what was done before lies in {kept}: another try uses it; or remove it.")
+            raise

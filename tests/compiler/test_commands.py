@@ -186,7 +186,8 @@ def test_what_cannot_be_asked_for(
     result = compiled(encoder, tmp_path / "out", *more)
     assert result.exit_code == 1
     assert message in str(result.exception)
-    assert not (tmp_path / "out").exists()
+    # Nothing was made yet, so nothing is kept.
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_static_ranges_come_from_texts_that_nothing_is_judged_on(
@@ -227,6 +228,7 @@ def test_a_named_format_that_breaks_the_promise_is_refused(encoder: Path, tmp_pa
     assert "--format int4-blocks breaks the promise" in str(result.exception)
     assert "promised at least 1" in str(result.exception)
     assert not (tmp_path / "out").exists()
+    assert f"lies in {tmp_path / '.out.work'}" in result.stderr
 
 
 def test_a_default_that_breaks_the_promise_is_not_used(encoder: Path, tmp_path: Path) -> None:
@@ -428,13 +430,13 @@ def test_a_decoder_cannot_be_searched_without_texts(tmp_path: Path) -> None:
     result = casemate("compile", source, "-o", tmp_path / "out", "--no-probes")
     assert result.exit_code == 1
     assert "give a file with --calibration" in str(result.exception)
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["t.gguf"]
 
 
 def test_a_graph_of_plain_tensors_cannot_be_searched(tmp_path: Path) -> None:
     result = casemate("tune", tiny_onnx(tmp_path / "t.onnx"), "-o", tmp_path / "out")
     assert "no texts to be judged on" in str(result.exception)
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["t.onnx"]
 
 
 def test_an_encoder_for_another_machine_is_not_said_to_be_measured(
