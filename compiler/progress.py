@@ -4,8 +4,9 @@ A part that knows its fraction takes a Progress and calls it with a short label 
 0 and 1; a part that knows only its steps takes a Report (compiler/bundling/plan.py), a label alone.
 Labels name files, tensors and steps, never text of a calibration or of training.
 
-Invariants: calling a Progress never fails and never decides anything; a whole made of parts gives
-each part a share of its own bar (`part`), so the bar never runs backwards.
+A Progress may raise, to end the work that calls it: at an interruption, or when the time for a
+step is over. Whoever calls one leaves nothing half done then. A whole made of parts gives each
+part a share of its own bar (`part`), so the bar never runs backwards.
 """
 
 from __future__ import annotations

@@ -108,10 +108,10 @@ def _tokens(reference: Reference) -> list[bytes] | None:
 def _ratios(one: Reference, other: Reference, progress: Progress) -> dict[str, float]:
     threads = len(os.sched_getaffinity(0))
     if one.plan.backend == LLAMA_CPP:
-        from compiler.llama.speed import SpeedSettings, measure_speeds
+        from compiler.llama.speed import MIN_PREFILL, SpeedSettings, measure_speeds
 
         settings = SpeedSettings(threads=threads)
-        prefill = min(_PREFILL, max(1, one.plan.context_tokens // 2))
+        prefill = max(MIN_PREFILL, min(_PREFILL, one.plan.context_tokens // 2))
         first, second = measure_speeds(
             [(one.path, settings), (other.path, settings)],
             batches=_BATCHES,
@@ -124,13 +124,16 @@ def _ratios(one: Reference, other: Reference, progress: Progress) -> dict[str, f
         return {**decode, f"prefill@{prefill}": second.prefill.median / first.prefill.median}
     if one.tokenizer is None:
         return {}
-    from compiler.onnx_measure.speed import measure_onnx_speed
+    from compiler.onnx_measure.speed import cases_within, measure_onnx_speed
 
+    cases = cases_within(one.plan.context_tokens)
     rates: list[dict[str, list[float]]] = [{}, {}]
     for number in range(_ROUNDS):
         progress("timing both", number / _ROUNDS)
         for found, path in zip(rates, (one.path, other.path), strict=True):
-            speed = measure_onnx_speed(path, threads=threads, seconds=_SECONDS, rounds=1)
+            speed = measure_onnx_speed(
+                path, cases=cases, threads=threads, seconds=_SECONDS, rounds=1
+            )
             for case in speed.cases:
                 found.setdefault(f"encode@{case.batch}x{case.length}", []).append(case.median)
     return {name: median(rates[1][name]) / median(values) for name, values in rates[0].items()}

@@ -127,7 +127,7 @@ def compile_bundle(request: CompileRequest, progress: Progress) -> Compiled:
 def _require_makeable(request: CompileRequest, plan: Plan, texts: Texts) -> None:
     """Refuse before the export what would be refused after it."""
     if request.tuning is not None:
-        require_searchable(plan, texts)
+        require_searchable(plan, texts, request.tuning.load)
     if request.format is not None:
         named_plan(plan.backend, request.format)
 

@@ -109,7 +109,7 @@ def untuned_form(
         if name is not None:
             raise
         return _reference_form(reference, f"the default does not fit this model: {error}")
-    judging = part(progress, 0.6, 1.0)
+    judging = part(progress, 0.6, 0.8)
     quality, broken = _judged(reference, out, work, promise=promise, texts=texts, progress=judging)
     label = _label(plan, name or _default(reference))
     if broken and name is not None:
@@ -119,7 +119,7 @@ def untuned_form(
         )
     if broken:
         why = f"{label} would break the promise: {'; '.join(broken)}"
-        rest = part(progress, 0.6, 1.0)
+        rest = part(progress, 0.8, 1.0)
         return _spared(reference, plan, work, promise=promise, label=label, why=why, progress=rest)
     note = None if quality is not None else "its quality was not measured; give --calibration"
     return Form(label, out, dict(plan.to_dict()), exact_anywhere(plan), quality, note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from compiler.bundling.formats import exact_anywhere
 from compiler.bundling.forms import Form
@@ -16,12 +16,15 @@ from compiler.llama.plan import GgufPlan
 from compiler.onnx_quantize.plan import OnnxPlan
 from compiler.progress import Progress
 from compiler.targets.target import Target
-from compiler.tune.choose import Load
+from compiler.tune.choose import PREFILL, Load
 from compiler.tune.promise import Promise
 from security.bundle.manifest import LLAMA_CPP
 
 if TYPE_CHECKING:
     from compiler.tune import tune
+
+
+_LEAST_TEXTS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,18 @@ class Tuning:
     command: tuple[str, ...] = ()
 
 
-def require_searchable(plan: Plan, texts: Texts) -> None:
-    """Refuse what no search can judge, before anything is made.
+def require_searchable(plan: Plan, texts: Texts, load: Load) -> None:
+    """Refuse what no search can judge or time, before anything is made.
 
     Raises:
-        SearchError: the model takes no texts.
+        SearchError: the model takes no texts, or too few were given, or it has no such load.
         QuantizationError: it is a decoder, and no texts were given.
     """
+    if plan.backend != LLAMA_CPP and load.kind == PREFILL:
+        raise SearchError(
+            "--for prefill is for models that generate; an encoder takes a number of clients, or "
+            "size"
+        )
     if plan.backend != LLAMA_CPP and plan.tokenizer is None:
         raise SearchError(
             f"{plan.origin}: a graph of plain tensors has no texts to be judged on; compile it "
@@ -57,6 +65,11 @@ def require_searchable(plan: Plan, texts: Texts) -> None:
         raise QuantizationError(
             "a search judges a decoder on text of the kind that it will see: give a file with "
             "--calibration (some thousand words), or compile with --no-tune"
+        )
+    if plan.backend != LLAMA_CPP and len(texts.lines) < _LEAST_TEXTS:
+        raise SearchError(
+            f"{len(texts.lines)} texts are too few for a search, which calibrates with a third and "
+            f"judges on the rest: give {_LEAST_TEXTS} or more"
         )
 
 
@@ -81,7 +94,7 @@ def tuned_form(
     """
     from compiler.tune import tune
 
-    require_searchable(reference.plan, texts)
+    require_searchable(reference.plan, texts, tuning.load)
     task, backend = reference.plan.task, reference.plan.backend
     folder = work / f"tune-{target.name}"
     folder.mkdir(exist_ok=True)
@@ -100,7 +113,9 @@ def tuned_form(
     if tokenizer is None:
         found = tune.tune_gguf(request, progress)
     else:
-        found = tune.tune_onnx(request, progress, tokenizer, task)
+        found = tune.tune_onnx(
+            request, progress, tokenizer, task, context_tokens=reference.plan.context_tokens
+        )
     candidate = found.chosen.candidate
     reader = GgufPlan if backend == LLAMA_CPP else OnnxPlan
     made = reader.from_dict(candidate.plan)
@@ -124,7 +139,11 @@ def _split(texts: Texts, reference: Reference) -> tune.Texts:
 
     lines, labels = texts.lines, reference.labels
     if reference.plan.backend == LLAMA_CPP:
-        cut = len(lines) // 3
+        # By length: headings come one a line, too.
+        whole, seen, cut = sum(map(len, lines)), 0, 0
+        while cut < len(lines) and 3 * seen < whole:
+            seen += len(lines[cut])
+            cut += 1
         return tune.Texts("\n".join(lines[cut:]), "\n".join(lines[:cut]))
     judged = [number for number in range(len(lines)) if number % 3]
     return tune.Texts(

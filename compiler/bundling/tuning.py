@@ -17,17 +17,15 @@ from compiler.bundling.tuned import Tuning, require_searchable, tuned_form
 from compiler.bundling.workfolder import work_folder
 from compiler.errors import SearchError
 from compiler.progress import Progress, part
-from compiler.report.page import write_page
+from compiler.report.page import PAGE_NAME, write_page
 from compiler.report.picture import write_picture
-from compiler.report.record import encode_record
+from compiler.report.record import RECORD_NAME, encode_record
 from compiler.source.read import read_source, require_unchanged
 from compiler.targets.target import Target
 from compiler.tune.promise import Promise
 from security.bundle.manifest import MODEL_FILES
 from security.files import sync_tree
 
-RECORD_NAME: Final = "compilation.json"
-PAGE_NAME: Final = "compilation.html"
 PICTURE_NAME: Final = "front.svg"
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
 
@@ -76,7 +74,7 @@ def tune_source(wanted: SearchFor, progress: Progress) -> Form:
         plan = plan_source(
             source, work, lambda label: progress(label, 0.0), converter=wanted.converter
         )
-        require_searchable(plan, texts)
+        require_searchable(plan, texts, wanted.tuning.load)
         reference = make_reference(plan, texts, work, part(progress, 0.0, 0.1))
         # What follows is made of the reference alone.
         require_unchanged(source)

@@ -99,11 +99,12 @@ def tuning_of(options: dict[str, Any]) -> Tuning:
     from compiler.bundling.tuned import Tuning
     from compiler.tune.choose import Load
     from compiler.tune.clock import parse_duration
+    from compiler.words import printable
 
     return Tuning(
         load=Load.parse(options["load"]),
         budget_seconds=parse_duration(options["budget"]),
-        command=("casemate", *sys.argv[1:]),
+        command=("casemate", *(printable(word) for word in sys.argv[1:])),
     )
 
 

@@ -27,6 +27,7 @@ from compiler.onnx_measure.session import open_session, run_session
 from compiler.progress import Progress
 
 CASES = ((1, 16), (32, 16), (1, 128), (32, 128))
+Case = tuple[int, int]
 _MASKS = ("attention_mask",)
 _TYPES = {
     "tensor(int64)": np.int64,
@@ -36,6 +37,16 @@ _TYPES = {
 }
 # Below most vocabularies; 0 is in every table, and what types of tokens are.
 _IDS = (100, 1)
+
+
+def cases_within(context_tokens: int, cases: Sequence[Case] = CASES) -> tuple[Case, ...]:
+    """Return cases cut to a model's context, each once.
+
+    Args:
+        context_tokens: that the model has positions for.
+        cases: (batch, tokens).
+    """
+    return tuple(dict.fromkeys((batch, min(length, context_tokens)) for batch, length in cases))
 
 
 def measure_onnx_speed(
@@ -120,15 +131,20 @@ def _known_ids(session: Any, case: Sequence[int]) -> int:
     """Return how many ids the graph's tables have for sure."""
     for ids in _IDS[:-1]:
         try:
-            run_session(session, _made_up(session, case, ids))
+            run_session(session, _made_up(session, case, ids, least=ids - 1))
         except QuantizationError:
             continue
         return ids
     return _IDS[-1]
 
 
-def _made_up(session: Any, case: Sequence[int], ids: int) -> dict[str, NDArray[Any]]:
-    """Return inputs of the graph's types with its free axes set to a case, ids below `ids`."""
+def _made_up(
+    session: Any, case: Sequence[int], ids: int, least: int = 0
+) -> dict[str, NDArray[Any]]:
+    """Return inputs of the graph's types with its free axes set to a case.
+
+    Ids are from `least` to below `ids`.
+    """
     random = np.random.default_rng(0)
     feeds: dict[str, NDArray[Any]] = {}
     for value in session.get_inputs():
@@ -141,6 +157,6 @@ def _made_up(session: Any, case: Sequence[int], ids: int) -> dict[str, NDArray[A
         elif value.name in _MASKS or value.type == "tensor(bool)":
             feeds[value.name] = np.ones(shape, _TYPES[value.type])
         else:
-            high = 1 if value.name == "token_type_ids" else ids
-            feeds[value.name] = random.integers(0, high, shape).astype(_TYPES[value.type])
+            low, high = (0, 1) if value.name == "token_type_ids" else (least, ids)
+            feeds[value.name] = random.integers(low, high, shape).astype(_TYPES[value.type])
     return feeds

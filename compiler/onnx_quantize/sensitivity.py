@@ -8,11 +8,12 @@ error of the weights alone would see neither.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -31,6 +32,8 @@ from compiler.onnx_quantize.sites import GATHER, find_sites
 from compiler.progress import Progress, silent
 
 Accept = Callable[[Path], bool]
+# What ruins the outputs beyond all measure: no error that still says something is as large.
+_RUINED: Final = 1e15
 
 
 def rank_sensitivity(
@@ -89,7 +92,7 @@ def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         alone = replace(plan, excluded=tuple(name for name in every if name != tensor))
         quantize_model(model, alone, statistics)
         divergence = _divergence(expected, _outputs(open_model(model), feeds))
-        errors.append(TensorError(tensor, divergence, size))
+        errors.append(TensorError(tensor, min(divergence, _RUINED), size))
     errors.sort(key=lambda item: (-item.divergence, item.tensor))
     return {"errors": [asdict(item) for item in errors]}
 
@@ -160,4 +163,5 @@ def _divergence(
     """Return the squared error as a share of the squared reference, over all outputs."""
     error = sum(float(((a - b) ** 2).sum()) for a, b in zip(expected, found, strict=True))
     size = sum(float((a**2).sum()) for a in expected)
-    return error / max(size, 1e-30)
+    share = error / max(size, 1e-30)
+    return share if math.isfinite(share) else _RUINED

@@ -12,6 +12,7 @@ from security.bundle.manifest import LLAMA_CPP, ONNXRUNTIME
 from security.strictjson import JsonValue
 
 _MOST: Final = 1e15
+_LEAST_RATIO: Final = 1e-9
 _MAX_INTEGER: Final = 2**53 - 1
 _MAX_TEXT: Final = 2000
 _MAX_RATES: Final = 64
@@ -159,7 +160,9 @@ def _rates(given: Fields, path: str) -> dict[str, Rate]:
 
 def _read_spread(given: Fields, name: str) -> Spread:
     one = given.nested(name)
-    low, high = one.number("low", 0.0, _MOST), one.number("high", 0.0, _MOST)
+    # A ratio of nothing has no logarithm, which the picture is drawn by.
+    least = _LEAST_RATIO if name == "ratio" else 0.0
+    low, high = one.number("low", least, _MOST), one.number("high", least, _MOST)
     spread = Spread(one.number("median", low, high), low, high, one.integer("count", 1, 10_000))
     one.done()
     return spread

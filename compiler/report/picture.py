@@ -206,7 +206,7 @@ def _bound(record: Compilation) -> float | None:
 
 def _title(record: Compilation) -> str:
     how = "predicted" if record.predicted else "measured"
-    load = {"prefill": "reading prompts", "size": "decoding"}.get(
+    load = {"prefill": "reading prompts", "size": "one client"}.get(
         record.load, f"{record.load} client{'' if record.load == '1' else 's'}"
     )
     return f"Speed against the reference, {load} ({how})"

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from compiler.errors import ChildError, ChildKilledError, QuantizationError
+from compiler.errors import ChildError, ChildKilledError, QuantizationError, SourceError
 from compiler.progress import Progress
 from compiler.tune.candidate import Candidate, Quality, Speed
+from security.errors import UnsafeModelError
 from security.strictjson import JsonValue
 
 
@@ -37,7 +38,7 @@ def candidates_fault() -> Iterator[None]:
         yield
     except ChildKilledError as error:
         raise CandidateKilledError(str(error)) from error
-    except (QuantizationError, ChildError) as error:
+    except (QuantizationError, ChildError, SourceError, UnsafeModelError) as error:
         raise CandidateFailedError(str(error)) from error
 
 

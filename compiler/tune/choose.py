@@ -211,6 +211,13 @@ def loss_name(trial: Trial) -> str:
 def _unreachable(trials: Sequence[Trial], promise: Promise) -> str:
     # What was seen of a part of the texts beside what was seen of all would mislead.
     judged = [one for one in trials if one.quality is not None and not one.quick]
+    kept = [one for one in judged if one.quality and not promise.broken(one.quality)]
+    if kept:
+        why = kept[0].dropped or "it was not timed; give the search more time"
+        return (
+            f"nothing that was timed keeps the promise ({promise.name}); "
+            f"{kept[0].candidate.label!r} would: {why}"
+        )
     closest = min(
         judged,
         key=lambda one: promise.worst_excess(one.quality) if one.quality else math.inf,

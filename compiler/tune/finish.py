@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from compiler.errors import SearchError
 from compiler.progress import Progress, silent
 from compiler.report.making import make_record
 from compiler.report.record import SourceFacts, WorstTensor
-from compiler.tune.bench import Bench, Space
+from compiler.tune.bench import Bench, CandidateFailedError, Space
 from compiler.tune.request import Tuned, TuneRequest
 from compiler.tune.search import search
 
@@ -54,4 +55,8 @@ def finish_search(
         worst=worst(),
         command=request.command,
     )
-    return Tuned(chosen, bench.make(chosen.candidate, silent), record)
+    try:
+        path = bench.make(chosen.candidate, silent)
+    except CandidateFailedError as error:
+        raise SearchError(f"the chosen form cannot be made again: {error}") from error
+    return Tuned(chosen, path, record)

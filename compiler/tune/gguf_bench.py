@@ -27,10 +27,11 @@ from compiler.llama.sensitivity import group_of, measure_groups
 from compiler.llama.speed import SpeedSettings, measure_speeds
 from compiler.progress import Progress, silent
 from compiler.tune.bench import CandidateFailedError, candidates_fault
-from compiler.tune.candidate import REFERENCE, Candidate, Quality, Speed
+from compiler.tune.candidate import MOST, REFERENCE, Candidate, Quality, Speed
 from compiler.tune.files import candidate_file, remove_made
 from compiler.tune.gguf_space import Sensitive
 from compiler.tune.judged import decoder_quality
+from compiler.tune.windows import USUAL_CALIBRATION_TOKENS
 from security.bundle.manifest import LLAMA_CPP
 from security.files import write_atomic
 from security.strictjson import JsonValue
@@ -58,6 +59,7 @@ class GgufSource:
         batches: clients at once that are timed.
         prefill: tokens of a prompt that is timed.
         min_calibration: tokens that calibration text must have.
+        most_calibration: tokens that are taken of it, from its beginning.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class GgufSource:
     batches: tuple[int, ...] = BATCHES
     prefill: int = PREFILL
     min_calibration: int = MIN_TOKENS
+    most_calibration: int = USUAL_CALIBRATION_TOKENS
 
 
 class GgufBench:
@@ -95,6 +98,7 @@ class GgufBench:
             "calibration_sha256": _digest(source.calibration) if source.calibration else None,
             "window": source.window,
             "windows": source.windows,
+            "most_calibration": source.most_calibration,
             "batches": list(source.batches),
             "prefill": source.prefill,
             "seconds": source.seconds,
@@ -235,7 +239,9 @@ class GgufBench:
                     )
             except CandidateFailedError:
                 return []
-            values = [[one.group, one.type, one.quality.kl_mean, one.saved_bytes] for one in seen]
+            values = [
+                [one.group, one.type, _finite(one.quality.kl_mean), one.saved_bytes] for one in seen
+            ]
             write_atomic(path, json.dumps(values).encode())
         return [Sensitive(*value) for value in read_json(path)]
 
@@ -252,7 +258,7 @@ class GgufBench:
             progress("gathering importance", 0.0)
             gather_imatrix(
                 source.path,
-                tokenize(source.path, source.calibration),
+                tokenize(source.path, source.calibration)[: source.most_calibration],
                 path,
                 window=calibration_window(source.window),
                 min_tokens=source.min_calibration,
@@ -264,7 +270,10 @@ class GgufBench:
     def _key(self) -> str:
         known = "|".join(
             str(self._context[name])
-            for name in ("source_sha256", "evaluation_sha256", "calibration_sha256", "window")
+            for name in (
+                *("source_sha256", "evaluation_sha256", "calibration_sha256"),
+                *("window", "windows"),
+            )
         )
         return hashlib.sha256(f"{known}|{self._context['versions']}".encode()).hexdigest()[:16]
 
@@ -277,6 +286,11 @@ def _settings(candidate: Candidate) -> SpeedSettings:
         flash=bool(given.get("flash")),
         extra_buffers=bool(given.get("extra_buffers")),
     )
+
+
+def _finite(divergence: float) -> float:
+    """Return a divergence as a number to rank by; what is none ruins more than all others."""
+    return divergence if abs(divergence) <= MOST else MOST
 
 
 def _digest(text: str) -> str:

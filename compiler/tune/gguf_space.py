@@ -17,6 +17,7 @@ from typing import Final
 
 from compiler.llama.gguf_file import Tensor
 from compiler.llama.plan import EMBEDDING, KEEP, OUTPUT, TYPE_NUMBERS, GgufPlan, is_tied
+from compiler.llama.rounding import GRIDS
 from compiler.progress import Progress
 from compiler.tune.candidate import REFERENCE, SETTINGS, Candidate
 from compiler.tune.choose import said_settings
@@ -116,8 +117,10 @@ class GgufSpace:
         if self._ranking is not None and self._max_kl is not None:
             for best in kept[:2]:
                 found += self._narrowed(GgufPlan.from_dict(best.plan), best.label, progress)
-            for closest in left[:1]:
-                found += self._widened(GgufPlan.from_dict(closest.plan), closest.label, progress)
+            plans = [(GgufPlan.from_dict(one.plan), one.label) for one in left]
+            whole = [one for one in plans if one[0].default in TYPE_NUMBERS and not one[0].tensors]
+            for plan, label in whole[:1]:
+                found += self._widened(plan, label, progress)
         return list({one.digest: one for one in found}.values())
 
     def settings(self, best: Candidate) -> list[Candidate]:
@@ -174,16 +177,21 @@ class GgufSpace:
             if not any(_narrower(one, kind) for one in layers):
                 continue
             # Narrow layers of a model that is narrow already are ruined however they are rounded.
-            for rounding in self._roundings(kind) if bits >= _FLOAT_BITS else (PLAIN,):
-                plan = GgufPlan(default=kind, embedding=KEEP, rounding=rounding)
+            roundings = self._roundings(kind) if bits >= _FLOAT_BITS else (PLAIN,)
+            head = self._head()
+            wide = head is not None and _narrower(head, kind)
+            for rounding in roundings:
+                # Second moments are gathered of the output layer alone.
+                layers_by = IMATRIX if rounding == FEEDBACK else rounding
+                plan = GgufPlan(default=kind, embedding=KEEP, rounding=layers_by)
                 if not self._tied:
                     plan = replace(plan, output=KEEP)
-                said = f"layers {kind}{_round(rounding)}"
+                said = f"layers {kind}{_round(layers_by)}"
                 found.append(self._candidate(plan, "whole", f"{said}, output as given"))
-                head = self._head()
-                if head is not None and _narrower(head, kind):
-                    both = replace(plan, output=kind, untie=self._tied)
-                    found.append(self._candidate(both, "whole", f"{said}, output {kind}"))
+                if wide:
+                    both = replace(plan, output=kind, untie=self._tied, rounding=rounding)
+                    label = f"{said}, output {kind}{_round(rounding)}"
+                    found.append(self._candidate(both, "whole", label))
         return found
 
     def _narrowed(self, plan: GgufPlan, label: str, progress: Progress) -> list[Candidate]:
@@ -211,8 +219,6 @@ class GgufSpace:
 
     def _widened(self, plan: GgufPlan, label: str, progress: Progress) -> list[Candidate]:
         """Give the most sensitive layers of a whole-model plan their given format back."""
-        if plan.default == KEEP or plan.tensors or plan.default not in TYPE_NUMBERS:
-            return []
         worst = list(reversed(self._ranked(plan.default, progress)))
         found = []
         for share in _MIXES[:-1]:
@@ -233,6 +239,8 @@ class GgufSpace:
     def _roundings(self, kind: str) -> tuple[str, ...]:
         if not self._calibrated or _bits(kind) > _FEEDBACK_BITS:
             return (PLAIN,)
+        if kind not in GRIDS:
+            return (IMATRIX, PLAIN)
         return (FEEDBACK, IMATRIX, PLAIN) if _bits(kind) < _NARROW_BITS else (FEEDBACK, PLAIN)
 
     def _head(self) -> Tensor | None:

@@ -16,7 +16,7 @@ from compiler.tune.gguf_predict import gguf_predictor
 from compiler.tune.gguf_space import GgufSpace
 from compiler.tune.predict import PredictingBench
 from compiler.tune.request import Tuned, TuneRequest
-from compiler.tune.windows import window_of, windows_of
+from compiler.tune.windows import calibration_tokens, window_of, windows_of
 
 
 def tune_gguf(
@@ -69,6 +69,7 @@ def default_source(request: TuneRequest, threads: int) -> GgufSource:
         threads,
         window=window,
         windows=windows_of(len(tokens), window, size, summary.vocabulary_size),
+        most_calibration=calibration_tokens(size),
         prefill=max(MIN_PREFILL, min(PREFILL, summary.context_tokens)),
     )
 

@@ -24,12 +24,14 @@ def decoder_quality(seen: GgufQuality) -> Quality:
         RuinedError: a figure is no number.
     """
     figures = (seen.kl_mean, seen.kl_p99, seen.perplexity, seen.perplexity_ratio, seen.top1)
-    if any(math.isnan(one) for one in figures):
+    if any(math.isnan(one) or one == -math.inf for one in figures):
         raise RuinedError("the candidate gives values that are no finite numbers")
     return Quality(
         samples=seen.tokens,
-        kl_mean=min(seen.kl_mean, MOST),
-        kl_p99=min(seen.kl_p99, MOST),
+        # The reference's distributions are kept in 16 bits; their rounding may take a
+        # divergence of nothing below it.
+        kl_mean=max(0.0, min(seen.kl_mean, MOST)),
+        kl_p99=max(0.0, min(seen.kl_p99, MOST)),
         perplexity=min(seen.perplexity, MOST),
         perplexity_ratio=min(seen.perplexity_ratio, MOST),
         top1=seen.top1,

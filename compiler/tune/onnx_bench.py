@@ -40,7 +40,7 @@ EMBED: Final = "embed"
 CASES: Final = ((1, 16), (1, 128), (32, 16), (32, 128))
 _LEAST_TEXTS: Final = 16
 _MOST_CALIBRATION: Final = 64
-_MAX_TOKENS: Final = 128
+MAX_TOKENS: Final = 128
 _BATCH: Final = 16
 
 
@@ -57,7 +57,8 @@ class OnnxSource:
         labels: the right class of each of `texts`, or None.
         threads: of a session.
         seconds: of one timing of one shape.
-        cases: (batch, tokens) that are timed.
+        cases: (batch, tokens) that are timed; within the model's context.
+        max_tokens: that are looked at of each text; within the model's context.
     """
 
     graph: Path
@@ -69,6 +70,7 @@ class OnnxSource:
     threads: int = 1
     seconds: float = 0.5
     cases: tuple[tuple[int, int], ...] = CASES
+    max_tokens: int = MAX_TOKENS
 
 
 class OnnxBench:
@@ -104,6 +106,7 @@ class OnnxBench:
             "task": source.task,
             "cases": [list(case) for case in source.cases],
             "seconds": source.seconds,
+            "max_tokens": source.max_tokens,
             "versions": {
                 name: importlib.metadata.version(name)
                 for name in ("casemate", "onnx", "onnxruntime", "tokenizers")
@@ -129,7 +132,7 @@ class OnnxBench:
         progress("encoding texts", 0.0)
         source = self._source
         self._feeds = list(
-            encode_texts(source.tokenizer, source.texts, batch=_BATCH, max_tokens=_MAX_TOKENS)
+            encode_texts(source.tokenizer, source.texts, batch=_BATCH, max_tokens=source.max_tokens)
         )
         progress("running the reference", 0.5)
         self._right = self._outputs(source.graph)
@@ -189,9 +192,8 @@ class OnnxBench:
         texts = self._source.calibration[:_MOST_CALIBRATION]
         if not texts:
             raise CandidateFailedError("needs calibration texts, and none were given")
-        return list(
-            encode_texts(self._source.tokenizer, texts, batch=_BATCH, max_tokens=_MAX_TOKENS)
-        )
+        most = self._source.max_tokens
+        return list(encode_texts(self._source.tokenizer, texts, batch=_BATCH, max_tokens=most))
 
     def ranking(self, plan: OnnxPlan, progress: Progress) -> list[str]:
         """Return tensor names by the error that quantizing each alone causes, worst first.

@@ -3,7 +3,7 @@
 Dynamic int8 is usually the fastest on a processor with dot products of bytes; static int8
 saves the ranges while running; blocks of 8 or 4 bits are for weights that memory decides;
 half precision halves the file. Where int8 breaks the promise, the tensors that it hurts
-most stay in float: as few as the promise needs, found by halving.
+most stay in float: a twentieth of them, then more, up to a half.
 """
 
 from __future__ import annotations

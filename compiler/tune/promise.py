@@ -23,6 +23,8 @@ from compiler.tune.candidate import Quality
 from security.bundle.fields import FieldError, Fields
 from security.strictjson import JsonValue
 
+_LAST_DIGIT: Final = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Clause:
@@ -126,7 +128,8 @@ class Promise:
         over = value - bound if clause.upper else bound - value
         # What is bounded from below lies near 1: what matters is what is missing from 1.
         scale = abs(bound) if clause.upper else 1.0 - bound
-        return max(0.0, over) / max(scale, 1e-6)
+        # A figure that is the bound itself may come out of a subtraction a last digit beyond it.
+        return over / max(scale, 1e-6) if over > _LAST_DIGIT else 0.0
 
     def broken(self, quality: Quality) -> tuple[str, ...]:
         """Return the clauses that a quality breaks, in words with figures; none if kept."""
@@ -143,6 +146,14 @@ class Promise:
     def worst_excess(self, quality: Quality) -> float:
         """Return the largest excess over all clauses; 0 where the promise is kept."""
         return max(self.excess(quality, clause) for clause in CLAUSES)
+
+    def unmeasured(self, quality: Quality) -> tuple[Clause, ...]:
+        """Return the clauses that were insisted on and that a quality has no figure for."""
+        return tuple(
+            clause
+            for clause in CLAUSES
+            if clause.name in self.insisted and getattr(quality, clause.figure) is None
+        )
 
     def measurable(self, quality: Quality) -> bool:
         """Tell whether any clause bounds a figure that was measured."""

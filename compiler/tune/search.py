@@ -10,14 +10,15 @@
 5. The chosen file is run with other settings. They are advice and never chosen: a bundle
    carries a file, and not how it is run.
 
-Each stage may use a share of the budget that preparing left; a stage that runs out of time
-is cut, noted, and the next begins. Everything measured is in the journal at once, so an
-interrupted search goes on where it was. The search never chooses what breaks the promise.
+Each stage may use a share of the budget that preparing left. One that runs out of time begins
+no more steps, says so, and the next stage begins; a step that goes on far beyond is ended, unless
+it is the first round of timing.
+Everything measured is in the journal at once, so an interrupted search goes on where it was.
+The search never chooses what breaks the promise.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,19 +32,21 @@ from compiler.tune.choose import Choice, Load, choose, settings_advice
 from compiler.tune.clock import Clock, OutOfTimeError
 from compiler.tune.journal import Journal
 from compiler.tune.promise import Promise
+from compiler.tune.standing import MOST_TIMED, Standing
 from compiler.tune.trials import Trials
 
 # Shares of the budget at whose end a stage must stop.
 _SEEDS, _FIRST, _REFINED, _FINAL, _LAST = 0.45, 0.65, 0.82, 0.94, 1.0
+# What a step that began in time may go beyond its stage, so that the next has its time.
+_GRACE: Final = 0.1
 # A part of the texts tells within a factor of two: beyond this excess nothing is saved.
 _RUINED_QUICKLY: Final = 2.0
 # What misses the promise by more than the bound itself is not timed.
 _TIMED_EXCESS: Final = 1.0
-_MOST_TIMED: Final = 14
 _ROUND_OF: Final = 4
-_FINALISTS: Final = 5
 _REFINEMENTS: Final = 2
 _MIB: Final = 1 << 20
+_TOO_LARGE: Final = "needs more memory than the target has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,16 @@ class _Search:
         self._bench, self._space, self._request = bench, space, request
         self._clock = Clock(request.budget_seconds)
         self._trials = Trials(bench, journal, self._clock)
+        self._standing = Standing(
+            self._trials,
+            bench.reference,
+            promise=request.promise,
+            load=request.load,
+            memory_bytes=request.memory_bytes,
+        )
         self._progress = progress
         self._pending: dict[str, int] = {}
+        self._done = 0.0
         self._notes: list[str] = []
 
     def run(self) -> SearchResult:
@@ -149,10 +160,15 @@ class _Search:
                 f"nothing of the promise ({promise.name}) can be measured for this source: give "
                 "labelled examples or texts, or promise a figure that it has"
             )
+        if missing := promise.unmeasured(trial.quality):
+            raise SearchError(
+                f"{', '.join(one.name for one in missing)}: this source has no such figure "
+                f"({', '.join(one.words for one in missing)}); an accuracy needs labelled examples"
+            )
 
     def _refined(self) -> list[Candidate]:
         """Return what to try around the best; nothing where looking for it takes too long."""
-        kept, left = self._ranked()
+        kept, left = self._standing.ranked()
         inner = self._clock.bounded(self._within_step("refinement"), _REFINED)
         try:
             # Ranking tensors makes and judges several files.
@@ -168,14 +184,21 @@ class _Search:
         new = [one for one in candidates if self._trials.get(one).quality is None]
         for number, candidate in enumerate(new):
             self._pending = self._expected(len(new) - number)
-            if not self._clock.allows(share, self._clock.expected("quality")):
+            steps = sum(self._clock.expected(kind) for kind in ("make", "quick", "quality"))
+            if not self._clock.allows(share, steps):
                 self._note(f"{stage}: {len(new) - number} candidates were not tried for time")
                 return
             self._say(f"quality {number + 1} of {len(new)}: {candidate.label}")
-            self._judge_one(candidate)
+            try:
+                self._judge_one(candidate, min(_LAST, share + _GRACE))
+            except OutOfTimeError:
+                self._trials.drop(self._trials.get(candidate), "not judged for time")
+                self._note(f"{stage}: {len(new) - number} candidates were not tried for time")
+                return
 
-    def _judge_one(self, candidate: Candidate) -> None:
-        promise, inner = self._request.promise, self._within_step(candidate.label)
+    def _judge_one(self, candidate: Candidate, share: float) -> None:
+        promise = self._request.promise
+        inner = self._clock.bounded(self._within_step(candidate.label), share)
         if self._bench.has_quick:
             trial = self._trials.judge(candidate, quick=True, progress=inner)
             if trial.quality and promise.worst_excess(trial.quality) > _RUINED_QUICKLY:
@@ -188,8 +211,8 @@ class _Search:
         if promise.worst_excess(trial.quality) > _TIMED_EXCESS:
             broken = "; ".join(promise.broken(trial.quality))
             self._trials.drop(trial, f"too far from the promise to be timed: {broken}")
-        elif self._too_large(trial):
-            self._trials.drop(trial, "does not fit the target's memory")
+        elif self._standing.too_large(trial):
+            self._trials.drop(trial, _TOO_LARGE)
 
     def _time_finalists(self) -> None:
         """Time the leaders, and whoever leads after that, until all leaders have their rounds.
@@ -198,8 +221,8 @@ class _Search:
         another one in front that was timed once.
         """
         rounds = self._request.rounds
-        while any(self._wanting(one, rounds) for one in self._finalists()):
-            if not self._time(self._finalists(), rounds, _FINAL, "final rounds"):
+        while any(self._wanting(one, rounds) for one in self._standing.finalists()):
+            if not self._time(self._standing.finalists(), rounds, _FINAL, "final rounds"):
                 return
 
     def _time(self, candidates: Sequence[Candidate], rounds: int, share: float, stage: str) -> bool:
@@ -219,60 +242,45 @@ class _Search:
                 self._note(f"{stage}: {len(short)} candidates were timed less often for time")
                 return False
             self._say(f"{stage}: speed of {', '.join(one.label for one in group)}")
-            self._trials.time(group, self._within_step(stage))
+            inner = self._within_step(stage)
+            if self._clock.expected("speed"):
+                # Without one round that ends there is nothing to choose from.
+                inner = self._clock.bounded(inner, _LAST)
+            try:
+                self._trials.time(group, inner)
+            except OutOfTimeError:
+                self._note(f"{stage}: {len(short)} candidates were timed less often for time")
+                return False
             for one in group:
                 trial = self._trials.get(one)
-                if trial.dropped is None and self._too_large(trial):
-                    self._trials.drop(trial, "needs more memory than the target has")
+                if trial.dropped is None and self._standing.too_large(trial):
+                    self._trials.drop(trial, _TOO_LARGE)
 
     def _wanting(self, candidate: Candidate, rounds: int) -> bool:
         trial = self._trials.get(candidate)
         return trial.dropped is None and len(trial.rounds) < rounds
 
+    def _survivors(self) -> list[Candidate]:
+        """Drop what the target cannot hold, and return what to time of the rest."""
+        for one in self._trials.all:
+            if one.dropped is None and self._standing.too_large(one):
+                self._trials.drop(one, _TOO_LARGE)
+        found = self._standing.survivors()
+        if found.passed_over:
+            self._note(
+                f"{found.passed_over} candidates within the promise were not timed: others come "
+                "first"
+            )
+        return found.candidates
+
     def _run_differently(self) -> None:
         """Time the chosen file with other settings; its quality is that of the file."""
-        kept, _ = self._ranked()
+        kept, _ = self._standing.ranked()
         if kept:
             chosen = choose(self._trials.all, self._request.promise, self._request.load).chosen
             others = self._space.settings(chosen.candidate)
             self._judge(others, _LAST, SETTINGS)
             self._time(others, 1, _LAST, SETTINGS)
-
-    def _survivors(self) -> list[Candidate]:
-        alive = [one for one in self._trials.all if one.dropped is None and one.quality]
-        reference = self._bench.reference.digest
-        alive.sort(
-            key=lambda one: (
-                one.candidate.digest != reference,
-                self._excess(one) > 0,
-                one.size_bytes or 0,
-            )
-        )
-        return [one.candidate for one in alive[:_MOST_TIMED]]
-
-    def _ranked(self) -> tuple[list[Candidate], list[Candidate]]:
-        """Return what keeps the promise, fastest first, and what breaks it, closest first."""
-        load = self._request.load
-        timed = self._timed()
-        kept = [one for one in timed if self._excess(one) == 0]
-        kept.sort(key=lambda one: -load.gain(one))
-        left = [one for one in self._trials.all if one.quality and self._excess(one) > 0]
-        left.sort(key=self._excess)
-        return [one.candidate for one in kept], [one.candidate for one in left]
-
-    def _timed(self) -> list[Trial]:
-        """Return the files that were timed, without those of other settings."""
-        alive = (one for one in self._trials.all if one.rounds and one.dropped is None)
-        return [one for one in alive if one.candidate.family != SETTINGS]
-
-    def _finalists(self) -> list[Candidate]:
-        """Return the reference, the fastest that keep the promise, and the rest of the front."""
-        kept, _ = self._ranked()
-        wanted = [self._bench.reference, *kept[:_FINALISTS]]
-        if kept:
-            choice = choose(self._timed(), self._request.promise, self._request.load)
-            wanted += [one.candidate for one in choice.front]
-        return list({one.digest: one for one in wanted}.values())
 
     def _result(self) -> SearchResult:
         choice = self._checked_choice()
@@ -284,27 +292,23 @@ class _Search:
         )
 
     def _checked_choice(self) -> Choice:
-        """Choose, and see that the file that lies there is the one that was measured."""
+        """Choose what can still be made, as it was measured."""
         while True:
+            if not self._standing.timed() and any(
+                one.dropped == _TOO_LARGE for one in self._trials.all
+            ):
+                raise SearchError(
+                    f"no form of the model that was made fits the target's memory of "
+                    f"{(self._request.memory_bytes or 0) // _MIB} MiB"
+                )
             choice = choose(self._trials.all, self._request.promise, self._request.load)
             chosen = choice.chosen.candidate
             inner = self._within_step(chosen.label)
             if self._trials.make(chosen, inner).dropped is None:
                 return choice
 
-    def _excess(self, trial: Trial) -> float:
-        """Return how far beyond the promise a trial is; infinitely where nobody judged it."""
-        return self._request.promise.worst_excess(trial.quality) if trial.quality else math.inf
-
-    def _too_large(self, trial: Trial) -> bool:
-        limit = self._request.memory_bytes
-        if limit is None:
-            return False
-        peaks = [one.speed.peak_mib * _MIB for one in trial.rounds if one.speed.peak_mib]
-        return max([trial.size_bytes or 0, *peaks]) > limit
-
     def _expected(self, judgements: int) -> dict[str, int]:
-        rounds = -(-min(_MOST_TIMED, judgements + len(self._trials.all)) // _ROUND_OF)
+        rounds = -(-min(MOST_TIMED, judgements + len(self._trials.all)) // _ROUND_OF)
         return {"make": judgements, "quality": judgements, "speed": rounds * 2}
 
     def _note(self, text: str) -> None:
@@ -313,14 +317,16 @@ class _Search:
 
     def _say(self, label: str) -> None:
         left = self._clock.left(self._pending)
-        done = self._clock.elapsed / (self._clock.elapsed + left) if left else 0.0
+        if left:
+            self._done = max(self._done, self._clock.elapsed / (self._clock.elapsed + left))
         eta = f", about {left / 60:.0f} min left" if left >= 60 else ""
-        self._progress(f"{label}{eta}", min(1.0, done))
+        self._progress(f"{label}{eta}", self._done)
 
     def _within_step(self, label: str) -> Progress:
         """Return a progress for one step: its labels are told, the fraction is the search's."""
 
-        def told(inner: str, _: float) -> None:
-            self._say(f"{label}: {inner}")
+        def told(inner: str, fraction: float) -> None:
+            far = f" ({fraction:.0%})" if 0 < fraction < 1 else ""
+            self._say(f"{label}: {inner}{far}")
 
         return told

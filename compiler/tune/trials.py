@@ -24,6 +24,7 @@ from compiler.tune.bench import Bench, CandidateFailedError, CandidateKilledErro
 from compiler.tune.candidate import Candidate, Quality, Round, Speed, Trial
 from compiler.tune.clock import Clock
 from compiler.tune.journal import Entry, Journal
+from compiler.words import printable
 from security.bundle.fields import FieldError, Fields
 from security.strictjson import JsonValue
 
@@ -140,9 +141,16 @@ class Trials:
     def _blame(
         self, group: Sequence[Candidate], error: CandidateFailedError, progress: Progress
     ) -> None:
-        """Find who failed in a round, one by one; a reference that fails ends the search."""
-        if not group:
-            raise SearchError(f"the reference cannot be timed: {error}") from error
+        """Find who failed in a round, one by one; a reference that fails ends the search.
+
+        The reference is asked first: its failure is nobody else's.
+        """
+        try:
+            if not group:
+                raise error
+            self._bench.speeds([self._bench.reference], progress)
+        except CandidateFailedError as failure:
+            raise SearchError(f"the reference cannot be timed: {failure}") from failure
         if len(group) == 1:
             self._failed(self.get(group[0]), error)
             return
@@ -156,7 +164,7 @@ class Trials:
         self._by_digest[candidate.digest] = replace(trial, rounds=(*trial.rounds, result))
 
     def _failed(self, trial: Trial, error: CandidateFailedError) -> Trial:
-        reason = str(error)[:_MAX_REASON_CHARS]
+        reason = printable(str(error))[:_MAX_REASON_CHARS]
         passing = isinstance(error, CandidateKilledError)
         if not passing and not self._is_reference(trial.candidate):
             self._journal.add(Entry("failed", trial.candidate.digest, {"reason": reason}))

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from compiler.bundling.formats import needs_spare_bit
+from compiler.onnx_measure.speed import cases_within
 from compiler.progress import Progress
 from compiler.targets.choosing import this_machine
 from compiler.targets.target import is_this_machine
 from compiler.tune.bench import Bench
 from compiler.tune.finish import finish_search
-from compiler.tune.onnx_bench import CASES, OnnxBench, OnnxSource
+from compiler.tune.onnx_bench import CASES, MAX_TOKENS, OnnxBench, OnnxSource
 from compiler.tune.onnx_predict import onnx_predictor
 from compiler.tune.onnx_space import OnnxSpace
 from compiler.tune.predict import PredictingBench
@@ -36,6 +37,7 @@ def tune_onnx(
     tokenizer: Path,
     task: str,
     *,
+    context_tokens: int,
     seconds: float = _SECONDS,
     cases: tuple[tuple[int, int], ...] = CASES,
 ) -> Tuned:
@@ -49,8 +51,9 @@ def tune_onnx(
         progress: told what is going on.
         tokenizer: the graph's tokenizer.json.
         task: "embed" or "classify".
+        context_tokens: that the encoder has positions for; nothing longer is run.
         seconds: of one timing of one shape.
-        cases: (batch, tokens) to time.
+        cases: (batch, tokens) to time, cut to the context.
 
     Raises:
         PromiseError: no candidate keeps the promise; names the closest.
@@ -67,7 +70,8 @@ def tune_onnx(
         request.texts.labels,
         machine.cores,
         seconds,
-        cases,
+        cases_within(context_tokens, cases),
+        min(MAX_TOKENS, context_tokens),
     )
     measuring = OnnxBench(source, request.folder)
     bench: Bench = measuring

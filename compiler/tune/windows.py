@@ -16,6 +16,8 @@ from compiler.llama.quality import WINDOW
 # What has at least so many tokens is enough to judge on; less is refused.
 LEAST_TOKENS: Final = 1536
 _USUAL_TOKENS: Final = 3072
+# Importance is a mean over tokens, which more of them hardly change.
+USUAL_CALIBRATION_TOKENS: Final = 16384
 _USUAL_BYTES: Final = 256 << 20
 _LEAST_SHARE, _MOST_SHARE = 0.5, 8.0
 # Two bytes for each token of the vocabulary and each scored position, which is every other one.
@@ -39,7 +41,15 @@ def windows_of(tokens: int, window: int, size_bytes: int, vocabulary_size: int) 
     Returns:
         At least LEAST_TOKENS' worth, also where the text has fewer: it is refused then.
     """
-    share = min(_MOST_SHARE, max(_LEAST_SHARE, _USUAL_BYTES / max(1, size_bytes)))
-    most = min(_USUAL_TOKENS * share, _MOST_REFERENCE_BYTES / max(1, vocabulary_size))
+    most = min(_USUAL_TOKENS * _share(size_bytes), _MOST_REFERENCE_BYTES / max(1, vocabulary_size))
     least = -(-LEAST_TOKENS // window)
     return max(least, min(tokens, int(most)) // window)
+
+
+def calibration_tokens(size_bytes: int) -> int:
+    """Return how many tokens importance is gathered on for a model's file of that size."""
+    return int(USUAL_CALIBRATION_TOKENS * min(1.0, _share(size_bytes)))
+
+
+def _share(size_bytes: int) -> float:
+    return min(_MOST_SHARE, max(_LEAST_SHARE, _USUAL_BYTES / max(1, size_bytes)))

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
 
 from casemate.cli.main import cli
 from compiler.bundling.workfolder import work_folder
@@ -437,6 +438,34 @@ def test_a_graph_of_plain_tensors_cannot_be_searched(tmp_path: Path) -> None:
     result = casemate("tune", tiny_onnx(tmp_path / "t.onnx"), "-o", tmp_path / "out")
     assert "no texts to be judged on" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["t.onnx"]
+
+
+def test_an_encoder_with_few_positions_is_searched_and_compared(
+    encoder: Path, tmp_path: Path
+) -> None:
+    """Whatever the usual lengths are, nothing longer than a model's context is run."""
+    weights = load_file(encoder / "model.safetensors")
+    name = "embeddings.position_embeddings.weight"
+    weights[name] = weights[name][:40].copy()
+    save_file(weights, encoder / "model.safetensors")
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+    (encoder / "sentence_bert_config.json").write_text('{"max_seq_length": 40}')
+    texts = tmp_path / "texts.txt"
+    draw = random.Random(1)
+    known = ("the", "inner", "on", "other", "tin", "thin")
+    texts.write_text("\n".join(" ".join(draw.choices(known, k=90)) for _ in range(24)))
+    words = ("tune", encoder, "--calibration", texts, "--budget", "20s", "--json")
+    document(casemate(*words, "--quality", "small", "-o", tmp_path / "out"))
+    shutil.copy(encoder / "tokenizer.json", tmp_path / "out")
+    shutil.copy(encoder / "config.json", tmp_path / "out")
+    data = document(casemate("compare", encoder, encoder, "--data", texts, "--json"))
+    assert {"encode@1x16", "encode@32x40"} <= set(data["speed_ratios"])
+    refused = casemate(*words, "--for", "prefill", "-o", tmp_path / "no")
+    assert "--for prefill is for models that generate" in str(refused.exception)
+    texts.write_text("\n".join(texts.read_text().splitlines()[:23]))
+    few = casemate(*words, "-o", tmp_path / "no")
+    assert "23 texts are too few for a search" in str(few.exception)
 
 
 def test_an_encoder_for_another_machine_is_not_said_to_be_measured(

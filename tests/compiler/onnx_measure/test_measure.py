@@ -95,8 +95,10 @@ def test_speed_is_measured_for_each_case(tmp_path: Path) -> None:
     assert speed.to_dict()["cases"][0]["batch"] == 1
 
 
-def test_a_vocabulary_of_five_is_timed(tmp_path: Path) -> None:
-    table = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+# Of 98 and 99 ids a few random ones all fit a table that many do not.
+@pytest.mark.parametrize("vocabulary", [5, 98, 99])
+def test_a_small_vocabulary_is_timed(tmp_path: Path, vocabulary: int) -> None:
+    table = np.random.default_rng(0).standard_normal((vocabulary, 8)).astype(np.float32)
     graph = helper.make_graph(
         [helper.make_node("Gather", ["table", "input_ids"], ["rows"])],
         "g",
@@ -107,7 +109,7 @@ def test_a_vocabulary_of_five_is_timed(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path = tmp_path / "small.onnx"
     path.write_bytes(model.SerializeToString())
-    speed = measure_onnx_speed(path, cases=[(1, 4), (2, 8)], seconds=0.01, rounds=1)
+    speed = measure_onnx_speed(path, cases=[(1, 16), (32, 128)], seconds=0.01, rounds=1)
     assert all(case.median > 0 for case in speed.cases)
 
 

@@ -21,7 +21,7 @@ from compiler.tune.clock import Clock, parse_duration
 from compiler.tune.judged import decoder_quality, encoder_quality
 from compiler.tune.pareto import pareto_front
 from compiler.tune.promise import CLAUSES, QUALITIES, Promise, make_promise
-from compiler.tune.windows import window_of, windows_of
+from compiler.tune.windows import calibration_tokens, window_of, windows_of
 
 BASE = Speed({"decode@1": 70.0, "decode@16": 210.0, "prefill@512": 600.0})
 
@@ -102,6 +102,19 @@ def test_a_figure_that_is_no_number_breaks_the_promise(value: float) -> None:
     assert choose((*ALL, undefined), promise, Load(1)).chosen is not undefined
 
 
+def test_a_figure_that_is_the_bound_itself_keeps_it() -> None:
+    promise = make_promise(None, max_accuracy_drop=0.01)
+    # 0.010000000000000009
+    assert promise.broken(Quality(samples=100, accuracy=0.92, accuracy_drop=0.93 - 0.92)) == ()
+    assert promise.broken(Quality(samples=100, accuracy=0.91, accuracy_drop=0.93 - 0.91))
+
+
+def test_what_keeps_the_promise_and_was_dropped_is_said() -> None:
+    dropped = replace(WIDER, rounds=(), dropped="failed: it was too odd")
+    with pytest.raises(PromiseError, match="'output Q5_1' would: failed: it was too odd"):
+        choose([dropped, UNTIED], make_promise(None, max_kl=0.03), Load(1))
+
+
 def test_the_closest_is_one_that_was_judged_on_all_texts() -> None:
     promise = make_promise(None, max_kl=0.01)
     partly = replace(trial("partly", 0.015, 1.0, 1.0), rounds=(), quick=True, dropped="ruined")
@@ -121,6 +134,12 @@ def test_a_decoder_whose_figures_are_no_numbers_is_ruined(figure: str) -> None:
     beyond = decoder_quality(replace(FINE, **infinite))
     # What is too large for a record is still read back, and still breaks every promise.
     assert Quality.from_dict(beyond.to_dict()) == beyond
+
+
+def test_rounding_noise_is_no_divergence() -> None:
+    quality = decoder_quality(replace(FINE, kl_mean=-0.0015, kl_p99=-0.01))
+    assert (quality.kl_mean, quality.kl_p99) == (0.0, 0.0)
+    assert Quality.from_dict(quality.to_dict()) == quality
 
 
 def test_surprise_beyond_all_numbers_is_no_crash() -> None:
@@ -160,6 +179,13 @@ def test_text_is_judged_on_as_far_as_time_allows(
 ) -> None:
     assert windows_of(tokens, window, size, vocabulary) == windows
     assert window_of(window) == window
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"), [(1 << 20, 16384), (253 << 20, 16384), (1 << 32, 8192)]
+)
+def test_importance_is_gathered_on_a_part_of_a_long_text(size: int, tokens: int) -> None:
+    assert calibration_tokens(size) == tokens
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def request(source: Path, folder: Path, **changes: Any) -> TuneRequest:
 def tune(asked: TuneRequest) -> Tuned:
     tokenizer = asked.source.parent / "tokenizer.json"
     cases = ((1, 16), (4, 16))
-    return tune_onnx(asked, lambda *_: None, tokenizer, "embed", seconds=0.01, cases=cases)
+    return tune_onnx(
+        asked, lambda *_: None, tokenizer, "embed", context_tokens=64, seconds=0.01, cases=cases
+    )
 
 
 @pytest.fixture(scope="module")

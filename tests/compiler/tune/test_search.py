@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.errors import PromiseError, SearchError
+from compiler.errors import SearchError, SourceError
 from compiler.progress import Progress
-from compiler.tune.bench import CandidateFailedError, CandidateKilledError
+from compiler.tune.bench import CandidateFailedError, CandidateKilledError, candidates_fault
 from compiler.tune.candidate import Candidate, Quality, Speed
 from compiler.tune.choose import Load
 from compiler.tune.journal import JOURNAL_NAME
 from compiler.tune.promise import make_promise
 from compiler.tune.search import SearchRequest, SearchResult, search
+from security.errors import UnsafeModelError
 from security.strictjson import JsonValue
 
 WEIGHTS = np.random.default_rng(0).standard_normal((64, 32))
@@ -350,8 +351,74 @@ def test_without_time_nothing_is_pretended(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_the_targets_memory_is_not_chosen(tmp_path: Path) -> None:
-    with pytest.raises((SearchError, PromiseError)):
-        run(MatrixBench(tmp_path), tmp_path, memory_bytes=64)
+    # The reference included, also by a search that goes on.
+    for _ in range(2):
+        with pytest.raises(SearchError, match="fits the target's memory of 0 MiB"):
+            run(MatrixBench(tmp_path), tmp_path, memory_bytes=64)
+
+
+def test_a_reference_that_cannot_be_timed_is_nobody_elses_failure(tmp_path: Path) -> None:
+    def fail(kind: str, candidate: Candidate) -> None:
+        if (kind, candidate.label) == ("speed", "64 bits"):
+            raise CandidateFailedError("an odd machine")
+
+    with pytest.raises(SearchError, match="the reference cannot be timed: an odd machine"):
+        run(MatrixBench(tmp_path, fail), tmp_path)
+    result = run(MatrixBench(tmp_path), tmp_path)
+    assert result.choice.chosen.candidate.label != "64 bits"
+
+
+@pytest.mark.parametrize("error", [SourceError("no"), UnsafeModelError("truncated", "no")])
+def test_a_file_that_nothing_loads_is_its_candidates_failure(error: Exception) -> None:
+    with pytest.raises(CandidateFailedError, match="no"), candidates_fault():
+        raise error
+
+
+def test_a_figure_that_the_source_has_not_is_refused_before_the_search(tmp_path: Path) -> None:
+    bench = MatrixBench(tmp_path)
+    promise = make_promise(None, max_kl=0.01, min_spearman=0.9)
+    with pytest.raises(SearchError, match=r"min_spearman: this source has no such figure"):
+        search(bench, BitSpace(), SearchRequest(promise, Load(1), tmp_path))
+    assert {label for _, label in bench.steps} == {"64 bits"}
+
+
+@pytest.mark.parametrize("kind", ["quality", "speed"])
+def test_a_step_ends_with_the_budget(tmp_path: Path, kind: str) -> None:
+    """Each of these steps would go on for ever."""
+
+    class Endless(MatrixBench):
+        def speeds(self, candidates: Sequence[Candidate], progress: Progress) -> list[Speed]:
+            while kind == "speed" and len(self.steps) > 30:
+                progress("timing", 0.5)
+            return super().speeds(candidates, progress)
+
+        def quality(self, candidate: Candidate, *, quick: bool, progress: Progress) -> Quality:
+            while kind == "quality" and candidate.label == "8 bits":
+                progress("judging", 0.5)
+            return super().quality(candidate, quick=quick, progress=progress)
+
+    result = run(Endless(tmp_path), tmp_path, budget_seconds=1.0)
+    assert any("for time" in note for note in result.notes)
+    assert run(MatrixBench(tmp_path), tmp_path).choice.chosen.rounds
+
+
+def test_many_clients_have_wide_forms_timed_too(tmp_path: Path) -> None:
+    class Wide(BitSpace):
+        def seeds(self) -> list[Candidate]:
+            return [form(bits) for bits in range(6, 30)]
+
+    def timed(clients: int) -> tuple[set[str], tuple[str, ...]]:
+        request = SearchRequest(
+            make_promise(None, max_kl=1.0), Load(clients), tmp_path / str(clients), rounds=1
+        )
+        result = search(MatrixBench(_made(request.folder)), Wide(), request)
+        found = {one.candidate.label for one in result.trials if one.rounds}
+        return found, result.notes
+
+    few, notes = timed(1)
+    assert "29 bits" not in few
+    assert any("candidates within the promise were not timed" in note for note in notes)
+    assert {"6 bits", "29 bits"} <= timed(16)[0]
 
 
 def _made(folder: Path) -> Path:
