@@ -48,7 +48,7 @@ def render(data: dict[str, Any]) -> None:
     template = manifest["chat_template"]
     fields(
         {
-            "signed by": data["signer"] or "(signatures not verified)",
+            "signed by": data["signer"] or "(signatures not verified here: casemate verify does)",
             "digest": data["digest"],
             "privacy": _privacy_text(data["privacy"]),
             "security epoch": manifest["security_epoch"],

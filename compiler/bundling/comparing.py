@@ -18,8 +18,10 @@ from compiler.bundling.reference import Reference, make_reference
 from compiler.bundling.sources import plan_source
 from compiler.bundling.texts import Texts
 from compiler.errors import SourceError
+from compiler.llama.speed import Spread
 from compiler.progress import Progress, part
 from compiler.source.read import read_source
+from compiler.source.source import TENSOR
 from compiler.tune.candidate import Quality
 from security.bundle.manifest import LLAMA_CPP
 
@@ -30,19 +32,36 @@ _PREFILL: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """How fast two models were at one thing.
+
+    Attributes:
+        ratio: the second's rate by the first's of the same round.
+        rounds: in which the two alternated.
+        first: its median rate, per second.
+        second: the same of the other.
+    """
+
+    ratio: Spread
+    rounds: int
+    first: float
+    second: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """What was seen of two models, the second by the first.
 
     Attributes:
         sizes: of the model files, in bytes.
-        speed_ratios: by what was timed ("decode@1", "encode@32x128"): the second's rate by
-            the first's, medians of interleaved rounds; empty where nothing could be timed.
+        speeds: by what was timed ("decode@1", "encode@32x128"); empty where nothing could be
+            timed, and where both are one file.
         quality: of the second against the first, or None where there was nothing to judge on.
         same_bytes: whether both are one file.
     """
 
     sizes: tuple[int, int]
-    speed_ratios: dict[str, float]
+    speeds: dict[str, Timing]
     quality: Quality | None
     same_bytes: bool
 
@@ -74,11 +93,12 @@ def compare_models(
     _require_alike(one, other)
     words = None if texts.built_in else "\n".join(texts.lines)
     quality = judge(one, other.path, work, words, part(progress, 0.2, 0.7))
-    ratios = _ratios(one, other, part(progress, 0.7, 1.0)) if timed else {}
     sizes = one.path.stat().st_size, other.path.stat().st_size
     # A piece at a time.
     same = filecmp.cmp(one.path, other.path, shallow=False)
-    return Comparison(sizes, ratios, quality, same)
+    # What differs between two timings of one file is noise.
+    speeds = _timed(one, other, part(progress, 0.7, 1.0)) if timed and not same else {}
+    return Comparison(sizes, speeds, quality, same)
 
 
 def _require_alike(one: Reference, other: Reference) -> None:
@@ -86,13 +106,24 @@ def _require_alike(one: Reference, other: Reference) -> None:
         raise SourceError(
             f"{one.plan.origin} is for {one.plan.task} on {one.plan.backend}, "
             f"{other.plan.origin} for {other.plan.task} on {other.plan.backend}: they cannot be "
-            "compared"
+            f"compared{_alone(one, other)}"
         )
     if one.plan.tokenizer != other.plan.tokenizer or _tokens(one) != _tokens(other):
         raise SourceError(
             f"{other.plan.origin}: has another tokenizer than {one.plan.origin}: their answers "
             "are not about the same tokens"
         )
+
+
+def _alone(one: Reference, other: Reference) -> str:
+    """Say what a graph of plain tensors lacks to be an encoder."""
+    tasks = {one.plan.task: one, other.plan.task: other}
+    if TENSOR not in tasks or one.plan.backend != other.plan.backend:
+        return ""
+    return (
+        f". What {tasks[TENSOR].plan.origin} is for cannot be told without the tokenizer.json and "
+        "config.json of its model beside it: put all three into a folder"
+    )
 
 
 def _tokens(reference: Reference) -> list[bytes] | None:
@@ -105,35 +136,67 @@ def _tokens(reference: Reference) -> list[bytes] | None:
         return file.tokens
 
 
-def _ratios(one: Reference, other: Reference, progress: Progress) -> dict[str, float]:
-    threads = len(os.sched_getaffinity(0))
+def _timed(one: Reference, other: Reference, progress: Progress) -> dict[str, Timing]:
     if one.plan.backend == LLAMA_CPP:
-        from compiler.llama.speed import MIN_PREFILL, SpeedSettings, measure_speeds
+        return _timed_decoders(one, other, progress)
+    return {} if one.tokenizer is None else _timed_encoders(one, other, progress)
 
-        settings = SpeedSettings(threads=threads)
-        prefill = max(MIN_PREFILL, min(_PREFILL, one.plan.context_tokens // 2))
-        first, second = measure_speeds(
+
+def _timed_decoders(one: Reference, other: Reference, progress: Progress) -> dict[str, Timing]:
+    from compiler.llama.speed import MIN_PREFILL, SpeedSettings, measure_speeds
+
+    settings = SpeedSettings(threads=_threads())
+    prefill = max(MIN_PREFILL, min(_PREFILL, one.plan.context_tokens // 2))
+    rates = _Rates()
+    for number in range(_ROUNDS):
+        seen = measure_speeds(
             [(one.path, settings), (other.path, settings)],
             batches=_BATCHES,
             prefill=prefill,
             seconds=_SECONDS,
-            rounds=_ROUNDS,
-            progress=progress,
+            rounds=1,
+            progress=part(progress, number / _ROUNDS, (number + 1) / _ROUNDS),
         )
-        decode = {f"decode@{n}": second.decode[n].median / first.decode[n].median for n in _BATCHES}
-        return {**decode, f"prefill@{prefill}": second.prefill.median / first.prefill.median}
-    if one.tokenizer is None:
-        return {}
+        for which, speed in enumerate(seen):
+            for batch in _BATCHES:
+                rates.add(which, f"decode@{batch}", speed.decode[batch].median)
+            rates.add(which, f"prefill@{prefill}", speed.prefill.median)
+    return rates.timings()
+
+
+def _timed_encoders(one: Reference, other: Reference, progress: Progress) -> dict[str, Timing]:
     from compiler.onnx_measure.speed import cases_within, measure_onnx_speed
 
-    cases = cases_within(one.plan.context_tokens)
-    rates: list[dict[str, list[float]]] = [{}, {}]
+    cases, rates = cases_within(one.plan.context_tokens), _Rates()
     for number in range(_ROUNDS):
         progress("timing both", number / _ROUNDS)
-        for found, path in zip(rates, (one.path, other.path), strict=True):
+        for which, path in enumerate((one.path, other.path)):
             speed = measure_onnx_speed(
-                path, cases=cases, threads=threads, seconds=_SECONDS, rounds=1
+                path, cases=cases, threads=_threads(), seconds=_SECONDS, rounds=1
             )
             for case in speed.cases:
-                found.setdefault(f"encode@{case.batch}x{case.length}", []).append(case.median)
-    return {name: median(rates[1][name]) / median(values) for name, values in rates[0].items()}
+                rates.add(which, f"encode@{case.batch}x{case.length}", case.median)
+    return rates.timings()
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class _Rates:
+    """Rates of two models by what was timed, one of each a round."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
+
+    def add(self, which: int, name: str, rate: float) -> None:
+        self._seen[which].setdefault(name, []).append(rate)
+
+    def timings(self) -> dict[str, Timing]:
+        first, second = self._seen
+        found = {}
+        for name, rates in first.items():
+            ratios = [b / a for a, b in zip(rates, second[name], strict=True)]
+            spread = Spread(median(ratios), min(ratios), max(ratios))
+            found[name] = Timing(spread, len(ratios), median(rates), median(second[name]))
+        return found

@@ -18,6 +18,7 @@ from compiler.progress import Progress
 from compiler.targets.target import Target
 from compiler.tune.choose import PREFILL, Load
 from compiler.tune.promise import Promise
+from compiler.words import printable
 from security.bundle.manifest import LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def tuned_form(
         budget_seconds=tuning.budget_seconds,
         rounds=tuning.rounds,
         command=tuning.command,
+        name=printable(reference.plan.origin.resolve().name),
     )
     if tokenizer is None:
         found = tune.tune_gguf(request, progress)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from casemate.cli.output import emit, json_option, warn
-from compiler.commands.compile import quality_text
 from compiler.commands.options import FILE, PATH, working
+from compiler.commands.results import quality_text
 
 if TYPE_CHECKING:
-    from compiler.bundling.comparing import Comparison
+    from compiler.bundling.comparing import Comparison, Timing
 
 
 @click.command("compare")
@@ -58,17 +58,41 @@ def _described(first: Path, second: Path, found: Comparison) -> dict[str, Any]:
         "size_bytes": list(found.sizes),
         "size_ratio": round(found.sizes[1] / found.sizes[0], 4),
         "same_bytes": found.same_bytes,
-        "speed_ratios": {name: round(ratio, 3) for name, ratio in found.speed_ratios.items()},
+        "speed_ratios": {name: round(one.ratio.median, 3) for name, one in found.speeds.items()},
+        "speeds": {name: _speed(one) for name, one in found.speeds.items()},
         "quality": None if found.quality is None else found.quality.to_dict(),
     }
 
 
+def _speed(one: Timing) -> dict[str, Any]:
+    return {
+        "times": round(one.ratio.median, 3),
+        "low": round(one.ratio.low, 3),
+        "high": round(one.ratio.high, 3),
+        "rounds": one.rounds,
+        "first_per_second": round(one.first, 2),
+        "second_per_second": round(one.second, 2),
+    }
+
+
 def _render(data: dict[str, Any]) -> None:
+    from compiler.report.page import rate_name
+
     before, after = data["size_bytes"]
     click.echo(f"size     {after:,} bytes, {data['size_ratio']:.0%} of {before:,}")
-    for name, ratio in data["speed_ratios"].items():
-        click.echo(f"speed    {name}: {ratio:.2f} times")
     if data["same_bytes"]:
-        click.echo("answers  both are one file")
+        click.echo("speed    the same: both are one file")
+        click.echo("answers  the same")
+        return
+    for name, one in data["speeds"].items():
+        low, high = one["low"], one["high"]
+        doubt = ", no difference beyond noise" if low <= 1 <= high else ""
+        click.echo(
+            f"speed    {rate_name(name)}: {one['times']:.2f} times ({low:.2f} to {high:.2f}, "
+            f"{one['rounds']} rounds{doubt}), {one['first_per_second']:,.1f} -> "
+            f"{one['second_per_second']:,.1f} a second"
+        )
+    if data["quality"] is None:
+        click.echo("answers  not compared")
     else:
         click.echo(f"answers  {quality_text(data['quality'])}")

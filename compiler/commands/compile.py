@@ -15,16 +15,18 @@ from compiler.commands.options import (
     promise_of,
     promise_options,
     request_options,
+    require_name,
+    require_version,
     search_options,
     texts_options,
     tuning_of,
     working,
 )
+from compiler.commands.results import quality_text, search_data, search_notes, search_text
 
 if TYPE_CHECKING:
     from compiler.bundling.arranging import CompiledVariant
     from compiler.bundling.compile import Compiled, CompileRequest
-    from compiler.bundling.forms import Form
 
 
 @click.command("compile")
@@ -44,7 +46,12 @@ if TYPE_CHECKING:
     default=True,
     help="Search for the fastest form, or take the default of the model's kind.",
 )
-@click.option("--format", "format_", metavar="NAME", help="This format, without a search.")
+@click.option(
+    "--format",
+    "format_",
+    metavar="NAME",
+    help="This format, without a search; 'casemate quantize --help' lists them.",
+)
 @search_options
 @texts_options
 @click.option(
@@ -90,6 +97,11 @@ def command(source: Path, as_json: bool, **options: Any) -> None:
         warn(f"{note}.")
     if made.bundle.left_out is not None:
         warn(f"{made.bundle.left_out}.")
+    if (needs := made.variants[-1].cpu) is not None:
+        warn(
+            f"the bundle runs on processors of {needs} alone; another --target adds a variant for "
+            "others, and x86-64-v3 or armv8.2-dotprod one for nearly all."
+        )
     emit(as_json, described(made), _render)
 
 
@@ -106,8 +118,8 @@ def _request(source: Path, options: dict[str, Any]) -> CompileRequest:
         bundle=CreateRequest(
             source=source,
             output=output,
-            name=options["name"] or default_name(output.absolute()),
-            version=options["version"],
+            name=require_name(options["name"] or default_name(output.absolute())),
+            version=require_version(options["version"]),
             **request_options(options),
         ),
         targets=tuple(
@@ -158,25 +170,15 @@ def _variant(variant: CompiledVariant) -> dict[str, Any]:
         "quality": None if form.quality is None else form.quality.to_dict(),
         "in_float": form.plan.get("excluded", []),
         "note": form.note,
+        "search": search_data(form),
         "search_notes": list(search_notes(form)),
     }
 
 
-def search_notes(form: Form) -> tuple[str, ...]:
-    """Return what a search says of its choice: predictions, what was cut short, advice."""
-    record = form.record
-    if record is None:
-        return ()
-    said = (
-        f"speeds are predicted for {record.target.name}, never measured there: they rank forms, "
-        "and times may be off by a factor of two"
-    )
-    return (said, *record.notes) if record.predicted else record.notes
-
-
 def _render(data: dict[str, Any]) -> None:
     told = ("variants", "notes", "left_out")
-    fields({key: value for key, value in data.items() if key not in told})
+    shown = {key: value for key, value in data.items() if key not in told}
+    fields({**shown, "size_bytes": f"{data['size_bytes']:,}"})
     click.echo("")
     table(
         ["variant", "needs", "format", "quality"],
@@ -185,21 +187,9 @@ def _render(data: dict[str, Any]) -> None:
             for v in data["variants"]
         ],
     )
-
-
-def quality_text(quality: dict[str, Any] | None) -> str:
-    """Return the figures of a quality that were measured, in a few words."""
-    if quality is None:
-        return "not measured"
-    words = {
-        "kl_mean": "KL {:.4f}",
-        "perplexity_ratio": "perplexity x{:.3f}",
-        "top1": "same first {:.1%}",
-        "accuracy_drop": "accuracy {:+.2%} lost",
-        "spearman": "Spearman {:.4f}",
-    }
-    found = [text.format(quality[key]) for key, text in words.items() if quality[key] is not None]
-    if not found:
-        return "not measured"
-    what = "texts" if quality["perplexity"] is None else "tokens"
-    return f"{', '.join(found)}, on {quality['samples']:,} {what}"
+    for variant in data["variants"]:
+        if variant["search"] is not None:
+            click.echo("")
+            click.echo(f"{variant['id']}: {search_text(variant['search'])}")
+    click.echo("")
+    click.echo(f"Next: casemate sign {data['bundle']}")

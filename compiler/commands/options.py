@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from casemate.cli.output import progress, warn
+from security.bundle.manifest import MAX_VERSION_CHARS, NAME, SEMVER
 from security.errors import CasemateError
 
 if TYPE_CHECKING:
@@ -215,6 +219,42 @@ def default_name(output: Path) -> str:
     return name
 
 
+def require_name(name: str) -> str:
+    """Return a model's name; a usage error, before any work, where the format forbids it."""
+    if NAME.fullmatch(name) is None:
+        raise click.BadParameter(
+            f"{name!r}: small letters, digits and . _ - (64 at most, not first)",
+            param_hint="--name",
+        )
+    return name
+
+
+def require_version(version: str) -> str:
+    """Return a version; a usage error, before any work, where it is no semantic version."""
+    if SEMVER.fullmatch(version) is None or len(version) > MAX_VERSION_CHARS:
+        raise click.BadParameter(
+            f"{version!r} is no semantic version such as 1.0.0", param_hint="--version"
+        )
+    return version
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C: what is unfinished is left in the same order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def working(label: str, output: Path, kept: Path | None = None) -> Iterator[Progress]:
     """Show progress; turn an interruption and a full disk into one line that says what is left.
@@ -230,13 +270,15 @@ def working(label: str, output: Path, kept: Path | None = None) -> Iterator[Prog
             return f"; what is done lies in {kept}, and the same command goes on from there"
         return ""
 
-    with progress(label) as relabel:
+    # A log of hours without a line looks like a process that hangs.
+    with progress(label, lines=True) as relabel:
 
         def shown(text: str, fraction: float) -> None:
             relabel(f"{text} · {fraction:.0%}" if fraction > 0 else text)
 
         try:
-            yield shown
+            with _terminated():
+                yield shown
         except OSError as error:
             what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
             raise click.ClickException(f"{error.filename or output}: {what}{left()}") from error

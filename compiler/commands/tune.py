@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from casemate.cli.output import emit, json_option, table, warn
-from compiler.commands.compile import quality_text, search_notes
+from casemate.cli.output import emit, json_option, warn
 from compiler.commands.options import (
     PATH,
     converter_option,
@@ -19,6 +18,7 @@ from compiler.commands.options import (
     tuning_of,
     working,
 )
+from compiler.commands.results import quality_text, search_data, search_notes, search_text
 
 if TYPE_CHECKING:
     from compiler.bundling.forms import Form
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 @click.command("tune")
 @click.argument("source", type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, help="New folder for what is found.")
-@click.option("--target", default="this", show_default=True, help="As for 'casemate compile'.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="As for 'casemate compile', but one only.  [default: this]",
+)
 @promise_options
 @search_options
 @texts_options
@@ -41,7 +47,8 @@ def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     folder OUTPUT gets the chosen model file, the record of the search (compilation.json), a
     page that shows it (compilation.html) and the Pareto picture (front.svg).
 
-    'casemate compile' searches in the same way and puts the result into a bundle.
+    'casemate compile' searches in the same way and puts the result into a bundle, with
+    the same record.
 
     \b
     Examples:
@@ -52,11 +59,13 @@ def command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     from compiler.bundling.tuning import SearchFor, tune_source
     from compiler.targets.choosing import choose_target
 
+    if len(options["targets"]) > 1:
+        raise click.UsageError("tune takes one --target; casemate compile takes several")
     require_free(output)
     wanted = SearchFor(
         source=source,
         output=output,
-        target=choose_target(options["target"]),
+        target=choose_target(*options["targets"] or ("this",)),
         promise=promise_of(options),
         tuning=tuning_of(options),
         calibration=options["calibration"],
@@ -77,6 +86,7 @@ def _described(output: Path, form: Form) -> dict[str, Any]:
         "format": form.label,
         "plan": form.plan,
         "quality": None if form.quality is None else form.quality.to_dict(),
+        "search": search_data(form),
         "search_notes": list(search_notes(form)),
         "files": sorted(path.name for path in output.iterdir()),
     }
@@ -84,5 +94,7 @@ def _described(output: Path, form: Form) -> dict[str, Any]:
 
 def _render(data: dict[str, Any]) -> None:
     click.echo(f"{data['format']}: {quality_text(data['quality'])}")
+    click.echo(search_text(data["search"]))
     click.echo("")
-    table(["in", "file"], [[data["output"], name] for name in data["files"]])
+    click.echo(f"In {data['output']}: {', '.join(data['files'])}")
+    click.echo("A bundle of it is what 'casemate compile' makes with the same options.")

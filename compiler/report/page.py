@@ -19,7 +19,7 @@ from compiler.report.entry import Entry
 from compiler.report.picture import gain_of, pareto_chart
 from compiler.report.record import Compilation
 from compiler.tune.candidate import Quality, Spread
-from compiler.tune.choose import loss_of
+from compiler.tune.choose import EQUAL_SPEED, PREFILL, SIZE, loss_of
 from compiler.tune.promise import CLAUSES
 from security.files import write_atomic
 
@@ -50,8 +50,8 @@ def render_page(record: Compilation) -> str:
         _made_how(record),
         element(
             "footer",
-            "This page is drawn from compilation.json. A bundle made of it carries the same "
-            "record as a statement under its signatures: casemate verify.",
+            "This page is drawn from compilation.json. A bundle that casemate compile makes by a "
+            "search carries such a record as a statement under its signatures.",
         ),
     )
     return page(f"{record.source.name} – compilation", [element("main", *parts)])
@@ -59,7 +59,11 @@ def render_page(record: Compilation) -> str:
 
 def _header(record: Compilation) -> Markup:
     words, kind = ("speeds predicted", "open") if record.predicted else ("measured", "good")
-    facts = f"for {record.target.name} · promise: {record.promise.name} · load: {record.load}"
+    target = record.target
+    machine = f"this machine ({record.machine})" if target.name == "this" else target.name
+    load = f"{record.load} client{'' if record.load == '1' else 's'}"
+    load = record.load if record.load in (PREFILL, SIZE) else load
+    facts = f"for {machine}, {target.level or target.arch} · {record.promise.name} · {load}"
     return element(
         "header",
         element("div", "Casemate compilation report", class_="brand"),
@@ -121,7 +125,10 @@ def _front(record: Compilation) -> Markup:
     said = element(
         "p",
         "No other candidate is both faster for this load and closer to the reference. Speeds "
-        "are the median of rounds beside the reference, with the lowest and highest.",
+        "are the median of rounds beside the reference, with the lowest and highest where there "
+        "were several; those of one round are told apart only where they are far apart. Of the "
+        f"candidates within the promise that are as good as equally fast (within "
+        f"{EQUAL_SPEED:.0%}) the closest to the reference is chosen.",
     )
     entries = [record.entry(digest) for digest in record.front]
     rows = [_summary(record, entry) for entry in entries]
@@ -259,7 +266,8 @@ def _judged_on(record: Compilation) -> str:
 
 def _search(record: Compilation) -> str:
     took = numbers.duration(record.seconds)
-    tried = f"{len(record.candidates)} candidates in {took}"
+    timed = sum(bool(one.rates) for one in record.candidates)
+    tried = f"{len(record.candidates)} candidates, {timed} of them timed, in {took}"
     if record.budget_seconds is None:
         return tried
     return f"{tried}, of {numbers.duration(record.budget_seconds)} allowed"

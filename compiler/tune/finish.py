@@ -40,7 +40,7 @@ def finish_search(
     result = search(bench, space, wanted, progress)
     chosen = result.choice.chosen
     facts = SourceFacts(
-        request.source.name,
+        request.name or request.source.name,
         str(bench.context["source_sha256"]),
         request.source.stat().st_size,
         chosen.candidate.backend,

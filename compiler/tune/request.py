@@ -44,6 +44,7 @@ class TuneRequest:
         budget_seconds: time for the search; None for no limit.
         rounds: of speed for each finalist.
         command: the words that asked for it, for the record.
+        name: of what the source was made of, for the record; the source's own where empty.
         machine: the processor that measures.
     """
 
@@ -56,6 +57,7 @@ class TuneRequest:
     budget_seconds: float | None = None
     rounds: int = 3
     command: tuple[str, ...] = ()
+    name: str = ""
     machine: str = field(default_factory=lambda: detect().model_name)
 
     def search_request(self) -> SearchRequest:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from casemate.cli.main import cli
 from compiler.bundling.workfolder import work_folder
-from compiler.commands.compile import quality_text
+from compiler.commands.results import quality_text
 from compiler.report.record import parse_record
 from security.bundle.attestations import STATEMENT_TYPE
 from security.bundle.opening import open_unsigned
@@ -305,14 +305,15 @@ def started(*words: str | Path, limit_bytes: int | None = None) -> subprocess.Po
     )
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_work_that_the_same_command_takes_up(
-    encoder: Path, tmp_path: Path
+    encoder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     output, work = tmp_path / "out", tmp_path / ".out.work"
     process = started("compile", encoder, "-o", output, "--no-tune", "--no-probes")
     while not (work / "unfinished" / "exported.onnx").exists():
         assert process.poll() is None, process.communicate()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert "interrupted" in said
@@ -373,6 +374,12 @@ def test_quantize_and_compare(encoder: Path, tmp_path: Path) -> None:
     assert data["same_bytes"] is False
     other = casemate("compare", encoder, tiny_gguf(tmp_path / "t.gguf"), "--json")
     assert "they cannot be compared" in str(other.exception)
+    (tmp_path / "alone").mkdir()
+    alone = casemate("compare", encoder, shutil.copy(output, tmp_path / "alone"))
+    assert "put all three into a folder" in str(alone.exception)
+    same = casemate("compare", encoder, encoder)
+    # Timing one file twice shows noise alone.
+    assert "the same: both are one file" in same.stdout
 
 
 def test_another_vocabulary_of_the_same_size_is_seen(tmp_path: Path) -> None:
@@ -420,7 +427,13 @@ def test_a_search_leaves_the_file_and_its_record(tmp_path: Path, words: Path) ->
     data = document(casemate("tune", source, *more, "-o", output))
     assert data["files"] == ["compilation.html", "compilation.json", "front.svg", "model.gguf"]
     record = parse_record((output / "compilation.json").read_bytes())
+    assert record.source.name == "t.gguf"
     chosen = record.entry(record.chosen)
+    found = data["search"]
+    assert found["size_bytes"] == (output / "model.gguf").stat().st_size
+    assert found["reference_size_bytes"] == source.stat().st_size
+    assert 0 < found["low"] <= found["times_reference"] <= found["high"]
+    assert found["rounds"] >= 1
     assert chosen.sha256 == hashlib.sha256((output / "model.gguf").read_bytes()).hexdigest()
     text = (output / "compilation.json").read_text() + (output / "compilation.html").read_text()
     assert words.read_text().splitlines()[0] not in text
@@ -432,6 +445,46 @@ def test_a_decoder_cannot_be_searched_without_texts(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "give a file with --calibration" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["t.gguf"]
+
+
+def test_a_search_that_finds_nothing_better_says_why(tmp_path: Path, words: Path) -> None:
+    source, output = tiny_gguf(tmp_path / "t.gguf"), tmp_path / "out"
+    more = ("--calibration", words, "--max-kl", "0.0000001", "--budget", "15s", "--no-probes")
+    result = casemate("compile", source, *more, "-o", output)
+    assert result.exit_code == 0, result.exception
+    assert "nothing better was found, and the model stays as it was given" in result.stderr
+    assert "broke the promise (closest: " in result.stderr
+    assert "1.00 times the given model's speed for 1 client" in result.stdout
+    assert f"Next: casemate sign {output}" in result.stdout
+
+
+def test_what_only_some_processors_run_is_said(encoder: Path, tmp_path: Path) -> None:
+    result = compiled(encoder, tmp_path / "out", "--target", VNNI)
+    assert f"runs on processors of {VNNI} alone" in result.stderr
+    assert "alone" not in compiled(encoder, tmp_path / "any", "--target", PLAIN).stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--version", "1"), "'1' is no semantic version such as 1.0.0"),
+        (("--name", "My Model"), "'My Model': small letters, digits"),
+    ],
+)
+def test_a_bad_name_is_refused_before_any_work(
+    encoder: Path, tmp_path: Path, more: tuple[str, str], message: str
+) -> None:
+    result = compiled(encoder, tmp_path / "out", *more)
+    assert result.exit_code == 2
+    assert message in result.stderr.replace("\n", " ")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_one_search_is_for_one_target(encoder: Path, tmp_path: Path) -> None:
+    words = ("tune", encoder, "-o", tmp_path / "out", "--target", VNNI, "--target", PLAIN)
+    result = casemate(*words)
+    assert result.exit_code == 2
+    assert "tune takes one --target" in result.output
 
 
 def test_a_graph_of_plain_tensors_cannot_be_searched(tmp_path: Path) -> None:
@@ -459,8 +512,15 @@ def test_an_encoder_with_few_positions_is_searched_and_compared(
     document(casemate(*words, "--quality", "small", "-o", tmp_path / "out"))
     shutil.copy(encoder / "tokenizer.json", tmp_path / "out")
     shutil.copy(encoder / "config.json", tmp_path / "out")
-    data = document(casemate("compare", encoder, encoder, "--data", texts, "--json"))
-    assert {"encode@1x16", "encode@32x40"} <= set(data["speed_ratios"])
+    graph = tmp_path / "out" / "int8.onnx"
+    document(casemate("quantize", encoder, "--format", "int8", "-o", graph, "--json"))
+    data = document(casemate("compare", encoder, graph, "--data", texts, "--json"))
+    assert {"encode@1x16", "encode@32x40"} <= set(data["speeds"])
+    one = data["speeds"]["encode@1x16"]
+    assert 0 < one["low"] <= one["times"] <= one["high"]
+    said = casemate("compare", encoder, graph, "--data", texts).stdout
+    assert "Texts, 1 × 16 tokens: " in said
+    assert " 3 rounds" in said
     refused = casemate(*words, "--for", "prefill", "-o", tmp_path / "no")
     assert "--for prefill is for models that generate" in str(refused.exception)
     texts.write_text("\n".join(texts.read_text().splitlines()[:23]))
@@ -474,7 +534,7 @@ def test_an_encoder_for_another_machine_is_not_said_to_be_measured(
     words = ("compile", encoder, "-o", tmp_path / "out", "--target", PLAIN, "--no-probes", "--json")
     result = casemate(*words, "--budget", "20s")
     data = document(result)
-    said = f"speeds are predicted for {PLAIN}, never measured there"
+    said = f"speeds are predicted for {PLAIN}, not measured"
     assert said in result.stderr
     assert said in data["variants"][0]["search_notes"][0]
     record = json.loads((tmp_path / "out/attestations/compilation.json").read_text())
