@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from casemate.cli.output import fields, table
+from casemate.cli.quality import quality_text
 
 if TYPE_CHECKING:
     from security.bundle.opening import VerifiedBundle
@@ -32,6 +33,7 @@ def describe(bundle: VerifiedBundle) -> dict[str, Any]:
         "signer": bundle.signer or None,
         "digest": bundle.digest,
         "privacy": _privacy(bundle),
+        "conversion": _conversion(bundle),
         "manifest": json.loads(encode_manifest(bundle.manifest)),
         "models": {variant: _plain(summary) for variant, summary in bundle.summaries.items()},
         "files": [
@@ -51,6 +53,7 @@ def render(data: dict[str, Any]) -> None:
             "signed by": data["signer"] or "(signatures not verified here: casemate verify does)",
             "digest": data["digest"],
             "privacy": _privacy_text(data["privacy"]),
+            "made of": _source_text(data["conversion"]),
             "security epoch": manifest["security_epoch"],
             "created": manifest["created"],
             "not after": manifest["not_after"] or "no end",
@@ -63,10 +66,15 @@ def render(data: dict[str, Any]) -> None:
         }
     )
     click.echo("")
+    made = _made(data["conversion"])
     table(
-        ["variant", "backend", "needs", "file"],
+        ["variant", "backend", "needs", "format", "quality", "file"],
         [
-            [v["id"], v["backend"], v.get("requires", {}).get("cpu", "any cpu"), v["file"]]
+            [
+                *(v["id"], v["backend"], v.get("requires", {}).get("cpu", "any cpu")),
+                *made.get(v["file"], ("not stated", "not stated")),
+                v["file"],
+            ]
             for v in manifest["variants"]
         ],
     )
@@ -75,6 +83,35 @@ def render(data: dict[str, Any]) -> None:
         ["file", "bytes", "sha256"],
         [[f["name"], f"{f['size_bytes']:,}", f["sha256"]] for f in data["files"]],
     )
+
+
+def _conversion(bundle: VerifiedBundle) -> dict[str, Any] | None:
+    from security.bundle.conversion import conversion_of
+    from security.errors import AttestationError
+
+    try:
+        found = conversion_of(bundle.files, bundle.manifest)
+    except AttestationError as error:
+        return {"problem": str(error)}
+    return None if found is None else _plain(found)
+
+
+def _made(conversion: dict[str, Any] | None) -> dict[str, tuple[str, str]]:
+    """Return format and quality in words, by model file."""
+    if conversion is None or "problem" in conversion:
+        return {}
+    return {
+        one["file"]: (one["label"], quality_text(one["quality"])) for one in conversion["variants"]
+    }
+
+
+def _source_text(conversion: dict[str, Any] | None) -> str:
+    if conversion is None:
+        return "not stated"
+    if "problem" in conversion:
+        return f"cannot be relied on: {conversion['problem']}"
+    what = conversion["model_type"] or "a graph"
+    return f"{what} ({conversion['kind']}), promised {conversion['promise']}"
 
 
 def _privacy(bundle: VerifiedBundle) -> dict[str, Any] | None:

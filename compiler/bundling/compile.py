@@ -24,7 +24,7 @@ from compiler.bundling.assemble import (
     require_free,
 )
 from compiler.bundling.carrying import carried
-from compiler.bundling.conversion import CONVERSION_NAME, conversion_statement, tools
+from compiler.bundling.conversion import conversion_statement, tools
 from compiler.bundling.copying import copy_file
 from compiler.bundling.formats import named_plan
 from compiler.bundling.forms import Form, untuned_form
@@ -42,6 +42,7 @@ from compiler.source.read import read_source, require_unchanged
 from compiler.source.source import Source
 from compiler.targets.target import Target
 from compiler.tune.promise import Promise
+from security.bundle.conversion import CONVERSION_NAME
 from security.bundle.manifest import Variant
 from security.strictjson import JsonValue
 

@@ -21,12 +21,10 @@ from compiler.source.source import Source
 from compiler.targets.target import Target
 from compiler.tune.promise import Promise
 from security.bundle.attestations import encode_statement
+from security.bundle.conversion import CONVERSION_FORMAT, CONVERSION_TYPE
 from security.bundle.manifest import LLAMA_CPP
 from security.strictjson import JsonValue
 
-CONVERSION_NAME: Final = "attestations/conversion.json"
-CONVERSION_TYPE: Final = "https://casemate/conversion/v1"
-_FORMAT: Final = "casemate.conversion/1"
 _TOOLS: Final[Mapping[str, tuple[str, ...]]] = {
     LLAMA_CPP: ("gguf", "llama-cpp-python", "numpy"),
     "onnxruntime": ("onnx", "onnxruntime", "numpy", "optimum", "torch", "transformers"),
@@ -68,7 +66,7 @@ def conversion_statement(
         for file, targets, form in forms
     ]
     predicate: dict[str, JsonValue] = {
-        "format": _FORMAT,
+        "format": CONVERSION_FORMAT,
         "source": {
             "kind": source.kind,
             "model_type": source.model_type,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from casemate.cli.output import emit, json_option, warn
+from casemate.cli.quality import quality_text
 from compiler.commands.options import FILE, PATH, working
-from compiler.commands.results import quality_text
 
 if TYPE_CHECKING:
     from compiler.bundling.comparing import Comparison, Timing

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from casemate.cli.output import emit, fields, json_option, table, warn
+from casemate.cli.quality import quality_text
 from compiler.commands.options import (
     PATH,
     bundle_options,
@@ -22,7 +23,7 @@ from compiler.commands.options import (
     tuning_of,
     working,
 )
-from compiler.commands.results import quality_text, search_data, search_notes, search_text
+from compiler.commands.results import search_data, search_notes, search_text
 
 if TYPE_CHECKING:
     from compiler.bundling.arranging import CompiledVariant

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from casemate.cli.quality import quality_text
+
 if TYPE_CHECKING:
     from compiler.bundling.forms import Form
     from compiler.report.record import Compilation
 
 _MIB = 1 << 20
-
-
-def quality_text(quality: dict[str, Any] | None) -> str:
-    """Return the figures of a quality that were measured, in a few words."""
-    if quality is None:
-        return "not measured"
-    words = {
-        "kl_mean": "KL {:.4f}",
-        "perplexity_ratio": "perplexity x{:.3f}",
-        "top1": "same first {:.1%}",
-        "accuracy_drop": "accuracy {:+.2%} lost",
-        "spearman": "Spearman {:.4f}",
-    }
-    found = [text.format(quality[key]) for key, text in words.items() if quality[key] is not None]
-    if not found:
-        return "not measured"
-    what = "texts" if quality["perplexity"] is None else "tokens"
-    return f"{', '.join(found)}, on {quality['samples']:,} {what}"
 
 
 def search_data(form: Form) -> dict[str, Any] | None:

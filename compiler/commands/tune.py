@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from casemate.cli.output import emit, json_option, warn
+from casemate.cli.quality import quality_text
 from compiler.commands.options import (
     PATH,
     converter_option,
@@ -18,7 +19,7 @@ from compiler.commands.options import (
     tuning_of,
     working,
 )
-from compiler.commands.results import quality_text, search_data, search_notes, search_text
+from compiler.commands.results import search_data, search_notes, search_text
 
 if TYPE_CHECKING:
     from compiler.bundling.forms import Form

@@ -89,7 +89,7 @@ def privacy_claim(
             "attestation-size", f"the attestations have more than {MAX_ATTESTATIONS_BYTES} bytes"
         )
     # (9.2) Every file must be read, to know that none makes a second claim.
-    documents = {name: _document(files[name]) for name in names}
+    documents = {name: read_document(files[name]) for name in names}
     # (9.3) One name for the claim, and one claim.
     for name, document in documents.items():
         if name != PRIVACY_NAME and document.get("predicateType") == PRIVACY_TYPE:
@@ -106,7 +106,12 @@ def privacy_claim(
         raise AttestationError("attestation-format", f"{PRIVACY_NAME}: {error}") from error
 
 
-def _document(file: VerifiedFile) -> dict[str, object]:
+def read_document(file: VerifiedFile) -> dict[str, object]:
+    """Return a statement as JSON, bounded in size and depth.
+
+    Raises:
+        AttestationError: "attestation-size" or "attestation-json".
+    """
     limit = MAX_ATTESTATION_BYTES
     if file.name == PRIVACY_NAME:
         limit = MAX_REPORT_BYTES + _WRAPPING_BYTES
@@ -130,12 +135,12 @@ def _privacy(
     statement = Fields(document, "statement")
     statement.constant("_type", STATEMENT_TYPE)
     statement.constant("predicateType", PRIVACY_TYPE)
-    subjects = _subjects(statement)
+    subjects = read_subjects(statement)
     predicate = statement.nested("predicate")
     report = predicate.raw("report")
     predicate.done()
     statement.done()
-    _check_subjects(subjects, files, manifest)
+    check_subjects(subjects, files, manifest, PRIVACY_NAME)
     claim = claim_of(report)
     if claim.refuted:
         raise AttestationError(
@@ -144,7 +149,12 @@ def _privacy(
     return claim
 
 
-def _subjects(statement: Fields) -> dict[str, str]:
+def read_subjects(statement: Fields) -> dict[str, str]:
+    """Return the subjects of a statement: name to SHA-256.
+
+    Raises:
+        FieldError: they are malformed, or name a file twice.
+    """
     found: dict[str, str] = {}
     for subject in statement.nested_list("subject", 1, _SUBJECTS):
         name = subject.name("name")
@@ -158,17 +168,30 @@ def _subjects(statement: Fields) -> dict[str, str]:
     return found
 
 
-def _check_subjects(
-    subjects: Mapping[str, str], files: Mapping[str, VerifiedFile], manifest: BundleManifest
+def check_subjects(
+    subjects: Mapping[str, str],
+    files: Mapping[str, VerifiedFile],
+    manifest: BundleManifest,
+    statement: str,
 ) -> None:
-    """Require exactly the bundle's model files: any of them may be the one that answers."""
+    """Require exactly the bundle's model files: any of them may be the one that answers.
+
+    Args:
+        subjects: of a statement: name to SHA-256.
+        files: the bundle's.
+        manifest: its bundle.json.
+        statement: the statement's name, for the error.
+
+    Raises:
+        AttestationError: "attestation-subject".
+    """
     expected = {variant.file: files[variant.file].sha256 for variant in manifest.variants}
     if subjects.keys() != expected.keys():
         raise AttestationError(
-            "attestation-subject", f"{PRIVACY_NAME} is not about all of this bundle's models"
+            "attestation-subject", f"{statement} is not about all of this bundle's models"
         )
     for name, digest in expected.items():
         if not hmac.compare_digest(subjects[name], digest):
             raise AttestationError(
-                "attestation-subject", f"{PRIVACY_NAME} is about another model than {name}"
+                "attestation-subject", f"{statement} is about another model than {name}"
             )

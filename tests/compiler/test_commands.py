@@ -20,11 +20,12 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
 from casemate.cli.main import cli
+from casemate.cli.quality import quality_text
 from compiler.bundling.workfolder import work_folder
-from compiler.commands.results import quality_text
 from compiler.report.record import parse_record
 from security.bundle.attestations import STATEMENT_TYPE
 from security.bundle.opening import open_unsigned
+from security.strictjson import canonical
 from tests.support.tiny_models import (
     tiny_classifier_dir,
     tiny_encoder_dir,
@@ -96,6 +97,22 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(*EPOCH)
         return folder, document(compiled(source, folder / "out", *EDGE))
+
+
+def test_a_bundle_shows_what_was_made_of_what_and_how_good(encoder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    document(compiled(encoder, output))
+    shown = casemate("bundle", "show", output)
+    assert "bert (huggingface), promised near-lossless" in shown.stdout
+    assert "int8" in shown.stdout
+    assert "Spearman 0.99" in shown.stdout
+    # A statement about other files says nothing of these.
+    path = output / "attestations/conversion.json"
+    statement = json.loads(path.read_text())
+    statement["subject"][0]["digest"]["sha256"] = "0" * 64
+    path.write_bytes(canonical(statement))
+    data = document(casemate("bundle", "show", output, "--json"))
+    assert "is about another model" in data["conversion"]["problem"]
 
 
 def test_two_targets_give_two_variants_the_faster_first(edge: tuple[Path, Any]) -> None:
