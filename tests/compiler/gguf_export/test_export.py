@@ -264,7 +264,7 @@ def test_what_the_pre_parser_refuses(tmp_path: Path) -> None:
     content["model"]["vocab"]["\0"] = len(content["model"]["vocab"])
     tokenizer = Tokenizer.from_str(json.dumps(content))
     write_model(tmp_path / "model", tokenizer=tokenizer, eos_token_id=2)
-    with pytest.raises(UnsafeModelError, match=r"GGUF made of .*model: a token holds a NUL"):
+    with pytest.raises(UnsafeModelError, match=r"GGUF made of .*model: .*a token holds a NUL"):
         export(tmp_path / "model")
     assert left(tmp_path) == ["model"]
 
