@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from compiler.bundling.attesting import read_records
 from compiler.bundling.inspect import inspect_onnx
 from compiler.bundling.plan import Plan, Report
-from compiler.bundling.tokenizing import open_tokenizer
 from compiler.encoder.bert import (
     CONFIG_FILE,
     BertConfig,
@@ -26,6 +25,7 @@ from compiler.encoder.bert import (
 from compiler.encoder.names import HIDDEN_OUTPUTS, POOLED_OUTPUTS
 from compiler.errors import SourceError
 from compiler.files import MAX_TOKENIZER_BYTES, Settings, read_bytes, read_json
+from compiler.tokenizer.file import open_tokenizer
 from compiler.weights.files import WEIGHTS_FILE
 from security.bundle.manifest import ONNXRUNTIME, Encoder
 from security.preparse import OnnxSummary
@@ -244,16 +244,12 @@ def read_tokenizer(folder: Path, vocabulary: int) -> bytes:
 
     Args:
         folder: where it lies.
-        vocabulary: rows of the model's embedding, or 0 when that is not known; a
-            tokenizer with more tokens would send the model ids that it does not have.
+        vocabulary: rows of the model's embedding, or 0 when that is not known.
 
     Raises:
         SourceError: missing, not readable, or larger than the model's vocabulary.
     """
     path = folder / TOKENIZER_FILE
     data = read_bytes(path, MAX_TOKENIZER_BYTES)
-    tokenizer = open_tokenizer(data, path)
-    ids = tokenizer.get_vocab(with_added_tokens=True).values()
-    if vocabulary and max(ids, default=0) >= vocabulary:
-        raise SourceError(f"{path}: has tokens beyond the model's vocabulary of {vocabulary}")
+    open_tokenizer(path, vocabulary)
     return data

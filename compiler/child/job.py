@@ -30,7 +30,8 @@ DEFAULT_SECONDS: Final = 3600.0
 _LEAST_BYTES: Final = 4 << 30
 _TIMES_THE_FILE: Final = 16
 _WORKER: Final = "compiler.child.worker"
-_QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
+# Rust's panics quote a text between backticks.
+_QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?|`[^`]*`?")
 
 
 def run_child(
@@ -42,6 +43,7 @@ def run_child(
     variables: Mapping[str, str] | None = None,
     scratch: Path | None = None,
     of: Path | None = None,
+    least_bytes: int = _LEAST_BYTES,
 ) -> dict[str, Any]:
     """Return what `serve(request, progress)` of a module returns in a new process.
 
@@ -54,6 +56,7 @@ def run_child(
         scratch: where its folder for temporary files is made; None for the system's place.
         of: the file that it works on, whose size limits its memory; without one, or for a
             large one, the limit is the memory that this machine has.
+        least_bytes: of that limit, for an empty file.
 
     Raises:
         CasemateError: the child's; one that is not in compiler.errors as a SourceError.
@@ -74,7 +77,7 @@ def run_child(
 
     # -P: a current directory lends no modules.
     worker = [sys.executable, "-P", "-m", _WORKER]
-    command = [*worker, module, str(os.getpid()), str(_memory_limit(of))]
+    command = [*worker, module, str(os.getpid()), str(_memory_limit(of, least_bytes))]
     ended = run_program(
         command,
         request=json.dumps(request).encode(),
@@ -93,11 +96,11 @@ def run_child(
     return dict(answer["reply"])
 
 
-def _memory_limit(of: Path | None) -> int:
+def _memory_limit(of: Path | None, least_bytes: int) -> int:
     usable = usable_memory()
     if of is None:
         return usable
-    return min(usable, _LEAST_BYTES + _TIMES_THE_FILE * of.stat().st_size)
+    return min(usable, least_bytes + _TIMES_THE_FILE * of.stat().st_size)
 
 
 def _message(text: bytes) -> dict[str, Any]:

@@ -7,8 +7,8 @@ to run, no pickle to load, and a name that is always the same. What it writes is
 pre-parsed and compared like anything else.
 
 It is used only if the user has it: nothing is downloaded. What is recorded of it is enough
-to get the same one again: the digest of its files, the version of its gguf package, and git's
-name for it where it is a checkout.
+to get the same one again: the digest of its files, the version of its gguf package, and the
+commit where it is a checkout.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -31,6 +30,7 @@ from compiler.child.program import run_program
 from compiler.errors import SourceError
 from compiler.files import read_text
 from compiler.gguf_export.bytelevel import NFC_NOTE
+from compiler.gguf_export.checkout import commit_of
 from compiler.gguf_export.convert_process import NOT_ISOLATED
 from compiler.gguf_export.pieces import TokenizerContent
 from compiler.gguf_export.specials import Specials
@@ -44,7 +44,6 @@ TIMEOUT_SECONDS: Final = 3600
 _MODULE: Final = "compiler.gguf_export.convert_process"
 _LAUNCHER: Final = Path(__file__).with_name("convert_launch.py")
 _BASE_MEMORY_BYTES: Final = 4 << 30
-_GIT_SECONDS: Final = 10
 _MAX_VERSION_CHARS: Final = 200
 
 
@@ -80,7 +79,7 @@ def _versions(script: Path) -> dict[str, str]:
     """Return what tells one converter from another; each of it true, or left out.
 
     The digest of its files says it all and is always there; the version of its gguf package
-    and git's name for a checkout are for people.
+    and the commit of a checkout are for people.
     """
     folder = script.parent
     digest = hashlib.sha256()
@@ -91,7 +90,7 @@ def _versions(script: Path) -> dict[str, str]:
     stated = {
         "converter.sha256": digest.hexdigest(),
         "converter.gguf": _gguf_version(folder / "gguf-py"),
-        "converter.git": _described(folder),
+        "converter.git": commit_of(folder),
     }
     return {name: value for name, value in stated.items() if value}
 
@@ -111,29 +110,6 @@ def _gguf_version(package: Path) -> str:
         if isinstance(version, str):
             return version[:_MAX_VERSION_CHARS]
     return ""
-
-
-def _described(folder: Path) -> str:
-    """Return git's name for the checkout, or "" where it is none."""
-    if not (folder / ".git").exists():
-        return ""
-    # A checkout may name programs that watch or filter its files: never look at the files
-    # (no --dirty; the script's digest tells a change). Variables may name another checkout.
-    command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder)]
-    command += ["describe", "--always", "--tags"]
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    try:
-        result = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_GIT_SECONDS,
-            env=variables,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip()[:_MAX_VERSION_CHARS] if result.returncode == 0 else ""
 
 
 def convert(

@@ -16,12 +16,11 @@ import unicodedata
 from pathlib import Path
 from typing import Any, Final
 
-from tokenizers import Tokenizer
-
 from compiler.child.job import run_child
 from compiler.errors import ChildError, SourceError
 from compiler.gguf_export.pieces import CONTROL, UNKNOWN, USER_DEFINED
 from compiler.gguf_export.vocabulary import Vocabulary
+from compiler.tokenizer.file import Frame, TokenizerFile
 
 TIMEOUT_SECONDS: Final = 300
 _MODULE: Final = "compiler.gguf_export.tokenize_process"
@@ -66,7 +65,7 @@ def require_llama(origin: Path) -> None:
         )
 
 
-def check_tokens(path: Path, vocabulary: Vocabulary, tokenizer: Tokenizer, origin: Path) -> int:
+def check_tokens(path: Path, vocabulary: Vocabulary, tokenizer: TokenizerFile, origin: Path) -> int:
     """Compare both tokenizers; return how many tokens were compared.
 
     Args:
@@ -89,16 +88,16 @@ def check_tokens(path: Path, vocabulary: Vocabulary, tokenizer: Tokenizer, origi
         parsed = [text for text in parsed if unknown not in text]
     answer = _ask(path, {"plain": plain, "parsed": parsed}, origin)
     _check_types(answer, vocabulary, origin)
-    tokenizer.encode_special_tokens = True
-    count = _compare(plain, answer["plain"], tokenizer, vocabulary, origin)
-    tokenizer.encode_special_tokens = False
-    count += _compare(parsed, answer["parsed"], tokenizer, vocabulary, origin)
+    wanted = tokenizer.cut(plain, literal=True)
+    count = _compare(wanted, answer["plain"], vocabulary, origin)
+    wanted = tokenizer.cut(parsed, literal=False)
+    count += _compare(wanted, answer["parsed"], vocabulary, origin)
     if vocabulary.special:
-        _check_frame(answer["framed"], vocabulary, tokenizer, origin)
+        _check_frame(answer["framed"], vocabulary, tokenizer.frame, origin)
     return count
 
 
-def _from_vocabulary(vocabulary: Vocabulary, tokenizer: Tokenizer) -> list[str]:
+def _from_vocabulary(vocabulary: Vocabulary, tokenizer: TokenizerFile) -> list[str]:
     """Return texts strung together of tokens from all over the vocabulary."""
     size = len(vocabulary.tokens)
     # A step that has no factor in common with the size would visit every token.
@@ -107,11 +106,8 @@ def _from_vocabulary(vocabulary: Vocabulary, tokenizer: Tokenizer) -> list[str]:
         number
         for number in range(0, size, step)
         if vocabulary.types[number] not in (CONTROL, UNKNOWN)
-        and tokenizer.id_to_token(number) is not None
     ]
-    neighbours = [chosen[n : n + _TEXT_TOKENS] for n in range(0, len(chosen), _TEXT_TOKENS)]
-    far = [chosen[n :: max(1, len(chosen) // _TEXT_TOKENS)] for n in range(min(64, len(chosen)))]
-    return [str(tokenizer.decode(numbers)) for numbers in (*neighbours, *far)]
+    return tokenizer.spell(chosen, _TEXT_TOKENS)
 
 
 def _spellings(vocabulary: Vocabulary) -> list[str]:
@@ -139,32 +135,23 @@ def _ask(path: Path, request: dict[str, Any], origin: Path) -> dict[str, Any]:
 
 
 def _compare(
-    texts: list[str],
-    found: list[list[int]],
-    tokenizer: Tokenizer,
-    vocabulary: Vocabulary,
-    origin: Path,
+    wanted: list[list[int]], found: list[list[int]], vocabulary: Vocabulary, origin: Path
 ) -> int:
     count = 0
-    for number, (text, ids) in enumerate(zip(texts, found, strict=True)):
-        wanted = tokenizer.encode(text, add_special_tokens=False).ids
-        if vocabulary.dropped is not None:
-            wanted = [token for token in wanted if token != vocabulary.dropped]
-        if wanted != ids:
+    for number, (theirs, ids) in enumerate(zip(wanted, found, strict=True)):
+        kept = [token for token in theirs if token != vocabulary.dropped]
+        if kept != ids:
             raise SourceError(
                 f"{origin}: llama.cpp cuts text {number} of the built-in comparison into "
-                f"{len(ids)} tokens that are not the {len(wanted)} of the source's tokenizer; "
+                f"{len(ids)} tokens that are not the {len(kept)} of the source's tokenizer; "
                 "this tokenizer cannot be exported to GGUF"
             )
         count += len(ids)
     return count
 
 
-def _check_frame(
-    framed: list[int], vocabulary: Vocabulary, tokenizer: Tokenizer, origin: Path
-) -> None:
-    wanted = tokenizer.encode("a", add_special_tokens=False).ids
-    wanted = [token for token in wanted if token != vocabulary.dropped]
+def _check_frame(framed: list[int], vocabulary: Vocabulary, frame: Frame, origin: Path) -> None:
+    wanted = [token for token in frame.bare if token != vocabulary.dropped]
     front = [vocabulary.special["bos"]] if vocabulary.add_bos else []
     back = [vocabulary.special["eos"]] if vocabulary.add_eos else []
     if framed != [*front, *wanted, *back]:

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tokenizers import Tokenizer
-
-from compiler.bundling.tokenizing import refused
 from compiler.errors import SourceError
 from compiler.files import Settings, read_text
 from compiler.gguf_export.configuration import Configuration
+from compiler.tokenizer.file import Frame, TokenizerFile
 
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
 GENERATION_FILE: Final = "generation_config.json"
@@ -47,7 +45,7 @@ class Specials:
     chat_template: str | None
 
 
-def read_specials(folder: Path, tokenizer: Tokenizer, config: Configuration) -> Specials:
+def read_specials(folder: Path, tokenizer: TokenizerFile, config: Configuration) -> Specials:
     """Return the special tokens of the model in a folder.
 
     Raises:
@@ -57,8 +55,10 @@ def read_specials(folder: Path, tokenizer: Tokenizer, config: Configuration) -> 
     path = folder / TOKENIZER_CONFIG_FILE
     settings = Settings(path) if os.path.lexists(path) else None
     ids: dict[str, int] = {}
+    texts = {role: _text(settings, role) for role in _ROLES}
+    known = tokenizer.numbers([text for text in texts.values() if text is not None])
     for role, key in _ROLES.items():
-        number = _stated(settings, tokenizer, role)
+        number = known.get(texts[role] or "")
         if number is None:
             number = _numbered(config, role)
         if number is not None:
@@ -72,7 +72,7 @@ def read_specials(folder: Path, tokenizer: Tokenizer, config: Configuration) -> 
             f"{path}: names no eos_token, and config.json no eos_token_id; llama.cpp would take "
             "some other token for the end of a text"
         )
-    front, back = _frame(tokenizer, folder)
+    front, back = _around(tokenizer.frame, folder)
     if settings is not None and "add_bos_token" in settings and _rebuilds(settings):
         front = [ids["bos"]] if settings.get("add_bos_token", bool) and "bos" in ids else []
     if front not in ([], [ids.get("bos")]) or back not in ([], [ids["eos"]]):
@@ -83,10 +83,10 @@ def read_specials(folder: Path, tokenizer: Tokenizer, config: Configuration) -> 
     return Specials(ids, bool(front), bool(back), _chat_template(folder, settings))
 
 
-def _stated(settings: Settings | None, tokenizer: Tokenizer, role: str) -> int | None:
+def _text(settings: Settings | None, role: str) -> str | None:
     value = settings.raw(f"{role}_token") if settings is not None else None
     text = value.get("content") if isinstance(value, dict) else value
-    return tokenizer.token_to_id(text) if isinstance(text, str) else None
+    return text if isinstance(text, str) else None
 
 
 def _numbered(config: Configuration, role: str) -> int | None:
@@ -117,11 +117,9 @@ def _ends(folder: Path, config: Configuration) -> list[int]:
     return [number for number in found if number is not None]
 
 
-def _frame(tokenizer: Tokenizer, folder: Path) -> tuple[list[int], list[int]]:
+def _around(frame: Frame, folder: Path) -> tuple[list[int], list[int]]:
     """Return the ids that the tokenizer puts before and behind a text."""
-    with refused(folder, "its tokenizer makes no tokens of the letter a"):
-        bare = tokenizer.encode("a", add_special_tokens=False).ids
-        framed = tokenizer.encode("a", add_special_tokens=True).ids
+    bare, framed = list(frame.bare), list(frame.framed)
     for begin in range(len(framed) - len(bare) + 1):
         if framed[begin : begin + len(bare)] == bare:
             return framed[:begin], framed[begin + len(bare) :]

@@ -17,12 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
-from compiler.bundling.encoders import TOKENIZER_FILE, read_tokenizer
-from compiler.bundling.tokenizing import open_tokenizer
+from compiler.bundling.encoders import TOKENIZER_FILE
 from compiler.errors import SourceError
-from compiler.files import MAX_TOKENIZER_BYTES, read_json
+from compiler.files import MAX_TOKENIZER_BYTES, read_bytes, read_json
 from compiler.gguf_export import bytelevel, characters, sentencepiece
 from compiler.gguf_export.configuration import Configuration
 from compiler.gguf_export.pieces import (
@@ -36,6 +33,7 @@ from compiler.gguf_export.pieces import (
 )
 from compiler.gguf_export.pretokenizers import pretokenizer_name
 from compiler.gguf_export.specials import read_specials
+from compiler.tokenizer.file import TokenizerFile, open_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,9 @@ class Vocabulary:
     notes: tuple[str, ...] = ()
 
 
-def read_vocabulary(folder: Path, config: Configuration, rows: int) -> tuple[Vocabulary, Tokenizer]:
+def read_vocabulary(
+    folder: Path, config: Configuration, rows: int
+) -> tuple[Vocabulary, TokenizerFile]:
     """Return the vocabulary of a model directory, and its tokenizer to compare with.
 
     Args:
@@ -116,7 +116,7 @@ def read_vocabulary(folder: Path, config: Configuration, rows: int) -> tuple[Voc
     )
 
 
-def load_tokenizer(folder: Path, rows: int) -> tuple[Tokenizer, TokenizerContent]:
+def load_tokenizer(folder: Path, rows: int) -> tuple[TokenizerFile, TokenizerContent]:
     """Return the tokenizer of a model directory, and its file as parsed.
 
     Raises:
@@ -125,11 +125,8 @@ def load_tokenizer(folder: Path, rows: int) -> tuple[Tokenizer, TokenizerContent
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         raise SourceError(f"{folder}: has no {TOKENIZER_FILE}; a GGUF carries its tokenizer")
-    data = read_tokenizer(folder, rows)
-    tokenizer = open_tokenizer(data, path)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer, TokenizerContent(path, data)
+    data = read_bytes(path, MAX_TOKENIZER_BYTES)
+    return open_tokenizer(path, rows), TokenizerContent(path, data)
 
 
 def named_pretokenizer(folder: Path) -> str | None:

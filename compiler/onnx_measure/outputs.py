@@ -5,19 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.bundling.tokenizing import open_tokenizer, refused
 from compiler.child.job import run_child
 from compiler.errors import QuantizationError
-from compiler.files import MAX_TOKENIZER_BYTES, read_bytes
 from compiler.onnx_measure.feeds import load_feeds, save_feeds
 from compiler.onnx_measure.result import Feeds
 from compiler.onnx_measure.session import open_session, run_session
 from compiler.progress import Progress
+from compiler.tokenizer.file import Tokens, open_tokenizer
+
+_TOKENS_A_PROCESS: Final = 1 << 20
 
 
 def encode_texts(
@@ -37,23 +38,28 @@ def encode_texts(
     """
     if not texts:
         raise QuantizationError("there are no texts to encode")
-    tool = open_tokenizer(read_bytes(tokenizer, MAX_TOKENIZER_BYTES), tokenizer)
-    padding = tool.padding or {}
-    tool.enable_truncation(max_tokens)
-    tool.enable_padding(
-        pad_id=padding.get("pad_id", 0), pad_token=padding.get("pad_token", "[PAD]")
-    )
+    tool = open_tokenizer(tokenizer)
+    # A process answers in one line, of which there is a longest.
+    share = batch * max(1, _TOKENS_A_PROCESS // (batch * max_tokens))
     feeds = []
-    for start in range(0, len(texts), batch):
-        with refused(tokenizer, "cannot make tokens of these texts"):
-            encodings = tool.encode_batch(list(texts[start : start + batch]))
-        rows = {
-            "input_ids": [encoding.ids for encoding in encodings],
-            "attention_mask": [encoding.attention_mask for encoding in encodings],
-            "token_type_ids": [encoding.type_ids for encoding in encodings],
-        }
-        feeds.append({name: np.array(values, np.int64) for name, values in rows.items()})
+    for first in range(0, len(texts), share):
+        rows = tool.frame_texts(texts[first : first + share], max_tokens)
+        feeds += [
+            _padded(rows[start : start + batch], tool.padding)
+            for start in range(0, len(rows), batch)
+        ]
     return feeds
+
+
+def _padded(rows: Sequence[Tokens], padding: int) -> dict[str, NDArray[np.int64]]:
+    shape = (len(rows), max(len(row.ids) for row in rows))
+    ids = np.full(shape, padding, np.int64)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row.ids)] = row.ids
+        mask[number, : len(row.ids)] = 1
+        types[number, : len(row.types)] = row.types
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 
 def run_outputs(

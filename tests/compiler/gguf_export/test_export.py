@@ -20,6 +20,7 @@ from compiler.gguf_export.configuration import Configuration
 from compiler.gguf_export.export import export_gguf
 from compiler.gguf_export.parity import check_tokens
 from compiler.gguf_export.vocabulary import read_vocabulary
+from compiler.tokenizer.file import open_tokenizer
 from security.errors import BundleError, UnsafeModelError
 from security.strictjson import JsonValue, canonical
 from tests.compiler.gguf_export.models import (
@@ -269,11 +270,13 @@ def test_what_the_pre_parser_refuses(tmp_path: Path) -> None:
     assert left(tmp_path) == ["model"]
 
 
-def test_tokens_that_differ_are_noticed(source: Path) -> None:
+def test_tokens_that_differ_are_noticed(source: Path, tmp_path: Path) -> None:
     out = export(source)
     vocabulary, _ = read_vocabulary(source, Configuration(source), 400)
+    byte_level("smollm").save(str(tmp_path / "other.json"))
+    other = open_tokenizer(tmp_path / "other.json")
     with pytest.raises(SourceError, match=r"cuts text \d+ of the built-in comparison"):
-        check_tokens(out, vocabulary, byte_level("smollm"), source)
+        check_tokens(out, vocabulary, other, source)
 
 
 def make_checkpoint(source: Path) -> None:
