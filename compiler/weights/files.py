@@ -18,7 +18,7 @@ from compiler.files import pickle_hint, read_json
 
 WEIGHTS_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
-_MAX_INDEX_BYTES: Final = 64 << 20
+_MAX_INDEX_BYTES: Final = 16_000_000
 _MAX_FILES: Final = 1024
 # The names come from the model and must not lead out of its folder.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
