@@ -3,7 +3,8 @@
 CasemateError
 └── UsageError
     ├── SourceError     what was given cannot become a bundle; says why and what to do
-    │   └── ExportError     an export to ONNX was tried and failed; says in which tool
+    │   ├── ExportError     an export to ONNX was tried and failed; says in which tool
+    │   └── WorkFolderError   a folder to work in that is not the compiler's to work in
     ├── ChildError      a process that does a part of the work died or took too long
     │   └── ChildKilledError   it was killed, which another time it may not be
     ├── PassError       a graph pass is out of order or changed what the graph computes
@@ -26,6 +27,10 @@ class SourceError(UsageError):
 
 class ExportError(SourceError):
     """An exporter gave up or died; the message has its last words."""
+
+
+class WorkFolderError(SourceError):
+    """A folder to work in is somebody else's, or at work; nothing in it was touched."""
 
 
 class PassError(UsageError):

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from compiler.errors import SourceError
+from compiler.errors import WorkFolderError
 from security.files import PRIVATE_FOLDER_MODE, PRIVATE_MODE, write_atomic
 from security.strictjson import JsonValue, canonical
 
@@ -58,15 +58,20 @@ def work_folder(path: Path, decides: Mapping[str, JsonValue]) -> Iterator[Path]:
         decides: all that decides what is made in it.
 
     Raises:
-        SourceError: another process works in it, it is another user's, or it holds other files.
+        WorkFolderError: another process works in it, it is another user's, or it holds other files.
         OSError: it cannot be written.
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=PRIVATE_FOLDER_MODE)
-    with _opened(path) as folder, _locked(path, folder):
+    with _opened(path) as folder, _locked(path, folder) as new:
         before = os.umask(_PRIVATE_UMASK)
         try:
-            inner = _inner(path)
+            try:
+                inner = _inner(path)
+            except WorkFolderError:
+                if new:
+                    os.unlink(_LOCK_FILE, dir_fd=folder)
+                raise
             _take(inner, decides)
             try:
                 yield inner
@@ -77,6 +82,11 @@ def work_folder(path: Path, decides: Mapping[str, JsonValue]) -> Iterator[Path]:
             _remove(path, folder)
         finally:
             os.umask(before)
+
+
+def holds_work(path: Path) -> bool:
+    """Tell whether work of ours was left in a folder; False where there is no folder."""
+    return _key_of(path / _INNER) is not None
 
 
 def _remove(path: Path, folder: int) -> None:
@@ -93,13 +103,13 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, _FOLDER_FLAGS)
     except OSError as error:
-        raise SourceError(f"{path}: is in the way of the folder to work in") from error
+        raise WorkFolderError(f"{path}: is in the way of the folder to work in") from error
     try:
         _require_own(path, os.fstat(descriptor), stat.S_IWGRP | stat.S_IWOTH, "write to")
         with os.scandir(descriptor) as entries:
             others = {entry.name for entry in entries} - {_LOCK_FILE, _INNER}
         if others:
-            raise SourceError(
+            raise WorkFolderError(
                 f"{path}: holds other files ({', '.join(sorted(others)[:3])!a}); work is done in "
                 "a new folder or an empty one"
             )
@@ -109,12 +119,19 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _locked(path: Path, folder: int) -> Iterator[None]:
-    """Hold the lock of an open folder."""
+def _locked(path: Path, folder: int) -> Iterator[bool]:
+    """Hold the lock of an open folder; yield whether its file was made for that."""
+    new = False
     try:
-        lock = os.open(_LOCK_FILE, _LOCK_FLAGS, PRIVATE_MODE, dir_fd=folder)
+        try:
+            lock = os.open(_LOCK_FILE, _LOCK_FLAGS | os.O_EXCL, PRIVATE_MODE, dir_fd=folder)
+            new = True
+        except FileExistsError:
+            lock = os.open(_LOCK_FILE, _LOCK_FLAGS, PRIVATE_MODE, dir_fd=folder)
     except OSError as error:
-        raise SourceError(f"{path}: its {_LOCK_FILE} cannot be used: {error.strerror}") from error
+        raise WorkFolderError(
+            f"{path}: its {_LOCK_FILE} cannot be used: {error.strerror}"
+        ) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,8 +141,8 @@ def _locked(path: Path, folder: int) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             held = False
         if not held:
-            raise SourceError(f"{path}: another compilation works here; wait for it")
-        yield
+            raise WorkFolderError(f"{path}: another compilation works here; wait for it")
+        yield new
     finally:
         os.close(lock)
 
@@ -138,11 +155,13 @@ def _inner(path: Path) -> Path:
         return inner
     status = inner.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise SourceError(f"{inner}: is in the way of the folder to work in")
+        raise WorkFolderError(f"{inner}: is in the way of the folder to work in")
     _require_own(inner, status, stat.S_IRWXG | stat.S_IRWXO, "read or write to")
     entries = {entry.name for entry in inner.iterdir() if not _STRAY.fullmatch(entry.name)}
     if entries and _key_of(inner) is None:
-        raise SourceError(f"{inner}: was not left by a compilation; name another folder to work in")
+        raise WorkFolderError(
+            f"{inner}: was not left by a compilation; name another folder to work in"
+        )
     return inner
 
 
@@ -179,9 +198,9 @@ def _key_of(inner: Path) -> bytes | None:
 
 def _require_own(path: Path, status: os.stat_result, forbidden: int, what: str) -> None:
     if status.st_uid != os.geteuid():
-        raise SourceError(f"{path}: belongs to another user; name another folder to work in")
+        raise WorkFolderError(f"{path}: belongs to another user; name another folder to work in")
     if status.st_mode & forbidden:
-        raise SourceError(
+        raise WorkFolderError(
             f"{path}: other users may {what} it; take that from them (chmod go-rwx) or name "
             "another folder to work in"
         )

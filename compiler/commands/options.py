@@ -240,7 +240,7 @@ def require_version(version: str) -> str:
 
 @contextmanager
 def _terminated() -> Iterator[None]:
-    """Take SIGTERM for Ctrl-C: what is unfinished is left in the same order."""
+    """Take SIGTERM and SIGHUP for Ctrl-C: what is unfinished is left in the same order."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -248,11 +248,15 @@ def _terminated() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # One that is ignored stays so: nohup lets work go on when its terminal closes.
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    taken = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in taken}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -265,8 +269,11 @@ def working(label: str, output: Path, kept: Path | None = None) -> Iterator[Prog
         kept: where unfinished work is kept, or None where none is.
     """
 
+    from compiler.bundling.workfolder import holds_work
+    from compiler.errors import WorkFolderError
+
     def left() -> str:
-        if kept is not None and kept.is_dir():
+        if kept is not None and holds_work(kept):
             return f"; what is done lies in {kept}, and the same command goes on from there"
         return ""
 
@@ -284,7 +291,9 @@ def working(label: str, output: Path, kept: Path | None = None) -> Iterator[Prog
             raise click.ClickException(f"{error.filename or output}: {what}{left()}") from error
         except KeyboardInterrupt as error:
             raise click.ClickException(f"interrupted; {output} was not made{left()}") from error
+        except WorkFolderError:
+            raise
         except CasemateError:
-            if kept is not None and kept.is_dir():
+            if kept is not None and holds_work(kept):
                 warn(f"what was done before lies in {kept}: another try uses it; or remove it.")
             raise

@@ -308,9 +308,11 @@ def test_calibration_text_that_is_too_short(encoder: Path, tmp_path: Path) -> No
     assert "zebra" not in str(result.exception)
 
 
-def started(*words: str | Path, limit_bytes: int | None = None) -> subprocess.Popen[str]:
-    """A real process of the command."""
-    code = "import sys; from casemate.cli.main import main; main()"
+def started(
+    *words: str | Path, limit_bytes: int | None = None, before: str = ""
+) -> subprocess.Popen[str]:
+    """A real process of the command; `before` is code that it runs first."""
+    code = f"{before}import sys; from casemate.cli.main import main; main()"
     if limit_bytes is not None:
         size = f"({limit_bytes}, {resource.RLIM_INFINITY})"
         code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, {size}); {code}"
@@ -322,7 +324,7 @@ def started(*words: str | Path, limit_bytes: int | None = None) -> subprocess.Po
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_work_that_the_same_command_takes_up(
     encoder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -338,6 +340,36 @@ def test_an_interruption_leaves_work_that_the_same_command_takes_up(
     assert not output.exists()
     document(compiled(encoder, output))
     assert not work.exists()
+
+
+def test_a_terminal_that_closes_does_not_end_work_that_was_told_so(
+    encoder: Path, tmp_path: Path
+) -> None:
+    output, work = tmp_path / "out", tmp_path / ".out.work"
+    process = started(
+        *("compile", encoder, "-o", output, "--no-tune", "--no-probes"),
+        before="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); ",
+    )
+    while not (work / "unfinished" / "exported.onnx").exists():
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGHUP)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, said
+    assert output.is_dir()
+
+
+def test_a_folder_of_the_users_is_not_said_to_hold_work(encoder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("precious")
+    words = ("-o", str(tmp_path / "out"), "--no-tune", "--no-probes", "--work", str(mine))
+    for source in (encoder, tmp_path / "none"):
+        process = started("compile", source, *words)
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 1, said
+        assert "remove it" not in said
+        assert "goes on from there" not in said
+    assert [entry.name for entry in mine.iterdir()] == ["thesis.tex"]
 
 
 def test_a_full_disk_leaves_no_bundle_and_says_so(encoder: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from compiler.bundling.keeping import is_kept, keep
-from compiler.bundling.workfolder import work_folder
-from compiler.errors import SourceError
+from compiler.bundling.workfolder import holds_work, work_folder
+from compiler.errors import SourceError, WorkFolderError
 
 WORK = {"source": "1"}
 KEY = "0" * 64
@@ -75,11 +75,16 @@ def test_a_folder_of_the_users_is_refused_and_left_as_it_was(
     path = tmp_path / "mine"
     made(path)
     before = {p: p.read_text() for p in path.rglob("*") if p.is_file()}
-    with pytest.raises(SourceError, match="folder"), work_folder(path, WORK):
+    with pytest.raises(WorkFolderError, match="folder"), work_folder(path, WORK):
         pytest.fail("it was taken")
-    assert {p: p.read_text() for p in path.rglob("*") if p.name != ".lock" and p.is_file()} == {
-        p: text for p, text in before.items() if p.name != ".lock"
-    }
+    assert {p: p.read_text() for p in path.rglob("*") if p.is_file()} == before
+    assert not holds_work(path)
+
+
+def test_a_folder_is_told_to_hold_work_that_was_left(tmp_path: Path) -> None:
+    assert not holds_work(tmp_path / "w")
+    cut_short(tmp_path / "w")
+    assert holds_work(tmp_path / "w")
 
 
 def test_what_comes_into_the_folder_meanwhile_stays(tmp_path: Path) -> None:
