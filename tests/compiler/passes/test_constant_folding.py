@@ -4,10 +4,9 @@ import tracemalloc
 from itertools import pairwise
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from compiler.passes.constant_folding import ConstantFolding
-from compiler.passes.named_constants import NamedConstants
 from tests.compiler.passes.graphs import model_of, operators, run
 
 X = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -30,22 +29,6 @@ def test_a_chain_of_constants_becomes_one_initializer_with_the_same_numbers() ->
     folded = ConstantFolding().run(model)
     assert operators(folded) == ["MatMul"]
     np.testing.assert_array_equal(run(folded, X)[0], before[0])
-
-
-def test_constant_nodes_become_initializers() -> None:
-    nodes = [
-        helper.make_node("Constant", [], ["c"], value_floats=[1.0, 2.0, 3.0]),
-        helper.make_node(
-            "Constant", [], ["d"], value=numpy_helper.from_array(np.array([3], np.float32))
-        ),
-        helper.make_node("Add", ["x", "c"], ["s"]),
-        helper.make_node("Mul", ["s", "d"], ["y"]),
-    ]
-    model = model_of(nodes, {}, inputs={"x": ["n", 3]}, outputs={"y": ["n", 3]})
-    before = run(model, X)
-    named = NamedConstants().run(model)
-    assert operators(named) == ["Add", "Mul"]
-    np.testing.assert_array_equal(run(named, X)[0], before[0])
 
 
 def test_quantized_weights_stay_quantized() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
-from compiler.passes.unique_constants import UniqueConstants
 from compiler.passes.unused import Unused
 from tests.compiler.passes.graphs import model_of, operators, run
 
@@ -41,18 +40,3 @@ def test_a_default_of_an_input_stays() -> None:
     shapes = {**SHAPES, "w": [3]}
     model = model_of(nodes, {"w": np.ones(3, np.float32)}, inputs=shapes, outputs={"y": ["n", 3]})
     assert run(Unused().run(model), X)
-
-
-def test_equal_constants_become_one_and_types_and_shapes_count() -> None:
-    ones = np.ones(3, np.float32)
-    nodes = [
-        helper.make_node("Add", ["x", "a"], ["s"]),
-        helper.make_node("Add", ["s", "b"], ["t"]),
-        helper.make_node("Add", ["t", "c"], ["y"]),
-    ]
-    constants = {"a": ones, "b": ones.copy(), "c": ones.reshape(1, 3)}
-    model = model_of(nodes, constants, inputs=SHAPES, outputs={"y": ["n", 3]})
-    before = run(model, X)
-    after = UniqueConstants().run(model)
-    assert [tensor.name for tensor in after.graph.initializer] == ["a", "c"]
-    np.testing.assert_array_equal(run(after, X)[0], before[0])
